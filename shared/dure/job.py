@@ -1,0 +1,169 @@
+"""The job: what a client asked for, where it stands, and how it ended.
+
+                    ┌──────────── d ────────────┐
+                    v                           │
+    submit ──a──> queued ──b──> running ──c──> done | failed | cancelled
+                    │                                    ^
+                    └──────────────── e ─────────────────┘
+
+a  SUBMIT  a gateway accepted it            c  FINISH  its worker ended it
+b  CLAIM   a worker took it (attempt + 1)   d  EXPIRE  its lease ran out; RELEASE: its worker gave it back uncharged
+e  CANCEL while queued; CLAIM beyond max_attempts; EXPIRE past the deadline
+A final state never changes.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from dure.errors import DureError
+
+SCHEMA = 1  # of the payload; a worker refuses a newer one instead of guessing
+MAX_ATTEMPTS = 3
+
+Role = Literal["system", "user", "assistant"]
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"  # waits for a worker
+    RUNNING = "running"  # one worker holds its lease
+    DONE = "done"  # answered
+    FAILED = "failed"  # ended without an answer; `error` says why
+    CANCELLED = "cancelled"  # ended because somebody asked
+
+    @property
+    def is_final(self) -> bool:
+        return self in {JobState.DONE, JobState.FAILED, JobState.CANCELLED}
+
+
+class PayloadError(DureError):
+    """A job's payload cannot be read by this release."""
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. None leaves a value to the worker's default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class JobPayload:
+    """What a worker needs to answer, complete in itself.
+
+    style and personality are None where the client's own system message rules alone.
+    """
+
+    messages: list[Message]
+    style: str | None = None
+    personality: str | None = None
+    max_tokens: int = 256
+    stop: list[str] = field(default_factory=list)
+    sampling: Sampling = Sampling()
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raise PayloadError for anything this release does not understand."""
+        try:
+            raw: dict[str, Any] = json.loads(text)
+            if raw["schema"] > SCHEMA:
+                raise PayloadError(
+                    f"the job has schema {raw['schema']}, this worker knows {SCHEMA}: update this worker's dure"
+                )
+            messages = [Message(**message) for message in raw.pop("messages")]
+            return cls(messages=messages, sampling=Sampling(**raw.pop("sampling")), **raw)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PayloadError(f"the job's payload cannot be read: {type(error).__name__}") from error
+
+
+@dataclass(frozen=True)
+class Usage:
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        return {**asdict(self), "total_tokens": self.prompt_tokens + self.completion_tokens}
+
+
+@dataclass(frozen=True)
+class JobError:
+    """Why a job failed. `code` is stable, `message` is for people and names the remedy."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job as it stands in Redis. Times are Unix seconds by the server's clock, None where not reached."""
+
+    id: str
+    state: JobState
+    model: str
+    attempt: int
+    is_cancel_requested: bool
+    created_s: float
+    started_s: float | None
+    first_token_s: float | None
+    finished_s: float | None
+    owner: str | None
+    conversation_id: str | None
+    reply: str | None
+    finish_reason: str | None
+    usage: Usage
+    error: JobError | None
+
+    @classmethod
+    def from_hash(cls, job_id: str, raw: dict[str, str]) -> Self:
+        def seconds(name: str) -> float | None:
+            return int(raw[name]) / 1000 if raw.get(name) else None
+
+        return cls(
+            id=job_id,
+            state=JobState(raw["state"]),
+            model=raw["model"],
+            attempt=int(raw["attempt"]),
+            is_cancel_requested=raw.get("cancel") == "1",
+            created_s=int(raw["created"]) / 1000,
+            started_s=seconds("started"),
+            first_token_s=seconds("first_token"),
+            finished_s=seconds("finished"),
+            owner=raw.get("owner") or None,
+            conversation_id=raw.get("conversation_id") or None,
+            reply=raw.get("reply"),
+            finish_reason=raw.get("finish_reason") or None,
+            usage=Usage(int(raw.get("prompt_tokens", 0)), int(raw.get("completion_tokens", 0))),
+            error=JobError(raw["error_code"], raw.get("error_message", "")) if raw.get("error_code") else None,
+        )
+
+    def timings(self) -> dict[str, float | None]:
+        """Seconds spent queued, until the first token, and in all; tokens per second while decoding."""
+        end, first = self.finished_s, self.first_token_s
+        decode_s = end - first if end and first else 0.0
+        num_decoded = self.usage.completion_tokens - 1  # the first token is the prompt's work
+        return {
+            "queued_s": _since(self.created_s, self.started_s),
+            "first_token_s": _since(self.created_s, first),
+            "total_s": _since(self.created_s, end),
+            "tokens_per_s": round(num_decoded / decode_s, 2) if decode_s > 0 and num_decoded > 0 else None,
+        }
+
+
+def _since(start_s: float, end_s: float | None) -> float | None:
+    return None if end_s is None else round(end_s - start_s, 3)

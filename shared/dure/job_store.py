@@ -1,0 +1,251 @@
+"""The job's truth in Redis: every change is one Lua script, atomic and by the server's clock.
+
+Synchronous on purpose: workers run it in their threads, the gateway in a thread pool, so there is one copy of it.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.resources import files
+from typing import Any, Literal, cast
+
+import redis
+
+from dure import keys
+from dure.errors import IdempotencyConflict, QueueFull, StoreError, StoreUnavailable
+from dure.events import Draft, Event
+from dure.job import MAX_ATTEMPTS, JobError, JobPayload, JobRecord, JobState, Message, Usage
+
+# Ordered by who waits for whom: lease < a job's deadline < the broker's visibility timeout (600 s).
+LEASE_S = 15.0
+# Entries in one EMIT; Lua's stack takes some thousands of arguments.
+_MAX_DRAFTS = 500
+_MAX_TURNS = 80  # messages kept of a conversation; the context window is far smaller
+
+
+class EmitReply(StrEnum):
+    OK = "OK"
+    CANCEL = "CANCEL"  # stop generating, then finish as cancelled
+    LOST = "LOST"  # another attempt owns the job now: stop, write nothing
+
+
+class CancelReply(StrEnum):
+    CANCELLED = "CANCELLED"  # was queued
+    REQUESTED = "REQUESTED"  # its worker will stop
+    FINAL = "FINAL"  # had ended before
+    GONE = "GONE"  # no such job
+
+
+@dataclass(frozen=True)
+class NewJob:
+    id: str
+    payload: JobPayload
+    model: str
+    conversation_id: str | None = None
+    idempotency_key: str | None = None
+    deadline_s: float = 300.0
+    tenant: str = keys.DEFAULT_TENANT
+
+    @property
+    def conversation_key(self) -> str:
+        return keys.conversation(self.tenant, self.conversation_id) if self.conversation_id else ""
+
+    @property
+    def idempotency_slot(self) -> str:
+        return keys.idempotency(self.tenant, self.idempotency_key) if self.idempotency_key else ""
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.model}\n{self.payload.to_json()}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run a job as one attempt, until the lease runs out."""
+
+    job_id: str
+    attempt: int
+    payload_json: str
+    deadline_s: float  # seconds left until the job's deadline
+    conversation_key: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended. `question` and `reply` become the conversation's next two turns when done."""
+
+    state: Literal[JobState.DONE, JobState.FAILED, JobState.CANCELLED]
+    reply: str = ""
+    finish_reason: str = ""
+    usage: Usage = Usage()
+    error: JobError | None = None
+    question: str = ""
+
+
+def connect(url: str, timeout_s: float, **options: Any) -> "redis.Redis":
+    """A client whose every command ends within `timeout_s`, answered or not. Replies are str."""
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        socket_keepalive=True,
+        health_check_interval=10,
+        **options,
+    )
+
+
+class JobStore:
+    """submit, claim, emit, finish, cancel, expire, release: one script each. See JobState for the arrows.
+
+    Every method raises StoreUnavailable when Redis is away; the call may then have happened, and repeating it is safe.
+    """
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self.redis = client
+        self._scripts = {name: client.register_script(_source(name)) for name in _SCRIPTS}
+
+    def submit(self, job: NewJob, *, max_queued: int) -> tuple[str, bool]:
+        """Record the job as queued. Returns its id and whether it is new (else: the same request sent before).
+
+        Raises QueueFull, IdempotencyConflict.
+        """
+        status, detail = self._run(
+            "submit",
+            [*self._job_keys(job.id), job.idempotency_slot],
+            [job.id, job.payload.to_json(), job.model, job.conversation_key, job.conversation_id or "",
+             int(job.deadline_s * 1000), max_queued, job.fingerprint(), keys.KEEP_IDEMPOTENCY_S],
+        )  # fmt: skip
+        if status == "FULL":
+            raise QueueFull(int(detail))
+        if status == "CONFLICT":
+            raise IdempotencyConflict
+        return detail, status == "QUEUED"
+
+    def claim(self, job_id: str, owner: str, worker: str, lease_s: float = LEASE_S) -> Claim | None:
+        """Take the job for one attempt, or None when there is nothing to do (ended, held by another, gone)."""
+        status, *rest = self._run(
+            "claim",
+            self._job_keys(job_id),
+            [job_id, owner, _ms(lease_s), MAX_ATTEMPTS, worker, keys.KEEP_JOB_S, keys.KEEP_EVENTS_S],
+        )
+        if status != "CLAIMED":
+            return None
+        attempt, payload, deadline_ms, conversation = rest
+        return Claim(job_id, int(attempt), payload, int(deadline_ms) / 1000, conversation)
+
+    def emit(
+        self, job_id: str, attempt: int, first_seq: int, drafts: list[Draft], lease_s: float = LEASE_S
+    ) -> EmitReply:
+        """Append text events and renew the lease; lease_s = 0 leaves it alone and only asks for the cancel flag."""
+        reply = EmitReply.OK
+        for start in range(0, max(1, len(drafts)), _MAX_DRAFTS):
+            part = drafts[start : start + _MAX_DRAFTS]
+            arguments = [job_id, attempt, _ms(lease_s), first_seq + start, *_flat(part)]
+            reply = EmitReply(self._run("emit", self._job_keys(job_id), arguments))
+            if reply is EmitReply.LOST:
+                break
+        return reply
+
+    def finish(self, claim: Claim, outcome: Outcome, first_seq: int, drafts: list[Draft]) -> bool:
+        """End the job, with the events not emitted yet. False: the attempt was lost and nothing was written."""
+        error = outcome.error or JobError("", "")
+        if len(drafts) > _MAX_DRAFTS:
+            last = len(drafts) - _MAX_DRAFTS
+            self.emit(claim.job_id, claim.attempt, first_seq, drafts[:last])
+            first_seq, drafts = first_seq + last, drafts[last:]
+        reply = self._run(
+            "finish",
+            [*self._job_keys(claim.job_id), claim.conversation_key],
+            [claim.job_id, claim.attempt, outcome.state.value, outcome.reply, outcome.finish_reason,
+             outcome.usage.prompt_tokens, outcome.usage.completion_tokens, error.code, error.message,
+             keys.KEEP_JOB_S, keys.KEEP_EVENTS_S, keys.KEEP_CONVERSATION_S, _MAX_TURNS,
+             _turn("user", outcome.question), _turn("assistant", outcome.reply), first_seq, *_flat(drafts)],
+        )  # fmt: skip
+        return str(reply) != "LOST"
+
+    def release(self, claim: Claim) -> bool:
+        """Give the job back to the queue, uncharged. False: it was no longer ours."""
+        return str(self._run("release", self._job_keys(claim.job_id), [claim.job_id, claim.attempt])) == "OK"
+
+    def cancel(self, job_id: str) -> CancelReply:
+        arguments = [job_id, keys.KEEP_JOB_S, keys.KEEP_EVENTS_S]
+        return CancelReply(self._run("cancel", self._job_keys(job_id), arguments))
+
+    def expire(self, job_id: str) -> Literal["REQUEUED", "CANCELLED", "EXPIRED", "KEPT", "GONE"]:
+        """Take the job from a dead worker, or end it when it waited past its deadline; else leave it."""
+        arguments = [job_id, keys.KEEP_JOB_S, keys.KEEP_EVENTS_S]
+        return cast(
+            Literal["REQUEUED", "CANCELLED", "EXPIRED", "KEPT", "GONE"],
+            self._run("expire", self._job_keys(job_id), arguments),
+        )
+
+    def get(self, job_id: str) -> JobRecord | None:
+        raw = self._ask(lambda: self.redis.hgetall(keys.job(job_id)))
+        return JobRecord.from_hash(job_id, raw) if raw else None
+
+    def queue_position(self, job_id: str) -> int | None:
+        """Number of jobs before this one, 0 for the next; None when it is not queued."""
+        return cast("int | None", self._ask(lambda: self.redis.zrank(keys.JOBS_QUEUED, job_id)))
+
+    def conversation(self, key: str) -> list[Message]:
+        return [Message(**json.loads(turn)) for turn in self._ask(lambda: self.redis.lrange(key, 0, -1))]
+
+    def sentences(self, job_id: str, attempt: int) -> str:
+        """Text that one attempt sent for good."""
+        entries = self._ask(lambda: self.redis.xrange(keys.events(job_id)))
+        found = [Event.from_entry(entry_id, fields) for entry_id, fields in entries]
+        return "".join(event.text for event in found if event.type == "sentence" and event.attempt == attempt)
+
+    def now_s(self) -> float:
+        seconds, microseconds = self._ask(self.redis.time)
+        return float(seconds + microseconds / 1e6)
+
+    def leases_over(self) -> list[str]:
+        return self._ids(keys.JOBS_RUNNING, self.now_s())
+
+    def queued_longer_than(self, age_s: float) -> list[str]:
+        return self._ids(keys.JOBS_QUEUED, self.now_s() - age_s)
+
+    def _ids(self, zset: str, until_s: float) -> list[str]:
+        return cast("list[str]", self._ask(lambda: self.redis.zrangebyscore(zset, "-inf", int(until_s * 1000))))
+
+    @staticmethod
+    def _job_keys(job_id: str) -> list[str]:
+        return [keys.job(job_id), keys.events(job_id), keys.JOBS_QUEUED, keys.JOBS_RUNNING]
+
+    def _run(self, name: str, script_keys: list[str], arguments: list[Any]) -> Any:
+        return self._ask(lambda: self._scripts[name](keys=script_keys, args=arguments))
+
+    @staticmethod
+    def _ask(command: Any) -> Any:
+        """The one border at which redis-py's errors become ours."""
+        try:
+            return command()
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise StoreUnavailable(f"Redis does not answer: {error}") from error
+        except redis.ResponseError as error:
+            raise StoreError(f"Redis refused a command: {error}") from error
+
+
+_SCRIPTS = ("submit", "claim", "emit", "finish", "release", "cancel", "expire")
+
+
+def _source(name: str) -> str:
+    folder = files("dure") / "scripts"
+    return (folder / "_prelude.lua").read_text("utf-8") + (folder / f"{name}.lua").read_text("utf-8")
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _flat(drafts: list[Draft]) -> list[str]:
+    return [part for draft in drafts for part in (draft.type.value, draft.text)]
+
+
+def _turn(role: str, content: str) -> str:
+    return json.dumps({"role": role, "content": content}, ensure_ascii=False)
+
+
+__all__ = ["CancelReply", "Claim", "EmitReply", "JobStore", "NewJob", "Outcome", "connect"]

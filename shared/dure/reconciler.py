@@ -1,0 +1,61 @@
+"""Brings jobs back to life: from workers that died, and from hints that got lost.
+
+Any number of gateways may run it at once; what two of them do to one job is the same as what one does.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from typing import cast
+
+from dure import keys
+from dure.job_store import JobStore
+
+log = logging.getLogger(__name__)
+
+# A hint is in its list within milliseconds of SUBMIT, and a taken one is claimed as fast. Older than this and in no
+# list means lost. Too short only costs a duplicate hint.
+HINT_LOST_AFTER_S = 5.0
+
+
+class Reconciler:
+    """publish(job_id, queue) sends a hint and may raise; the next round tries again."""
+
+    def __init__(self, store: JobStore, publish: Callable[[str, str], None]) -> None:
+        self._store = store
+        self._publish = publish
+
+    def run_once(self) -> int:
+        """One round. Returns the number of hints sent again."""
+        revived = [job_id for job_id in self._store.leases_over() if self._store.expire(job_id) == "REQUEUED"]
+        late = self._store.queued_longer_than(HINT_LOST_AFTER_S)
+        waiting = [job_id for job_id in late if self._store.expire(job_id) == "KEPT"]
+        queues = self._queues_of([*revived, *waiting])
+        # A revived job's old hint may still lie in `unacked` under its dead worker, so it is hinted at in any case.
+        hinted = self._hinted_ids(set(queues.values())) if waiting else set()
+        lost = dict.fromkeys([*revived, *(job_id for job_id in waiting if job_id not in hinted)])
+        for job_id in lost:
+            self._publish(job_id, queues[job_id])
+            log.info("hint sent again", extra={"action": "job.republish", "job_id": job_id})
+        return len(lost)
+
+    def _queues_of(self, job_ids: list[str]) -> dict[str, str]:
+        with self._store.redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hget(keys.job(job_id), "model")
+            models = pipe.execute()
+        return {job_id: keys.model_queue(model or "") for job_id, model in zip(job_ids, models, strict=True)}
+
+    def _hinted_ids(self, queues: set[str]) -> set[str]:
+        """Ids of all hints queued, or taken and not yet acknowledged. Compared one by one: counts deceive."""
+        names = cast("list[str]", self._store.redis.zrange(keys.WORKERS, 0, -1))
+        own_queues = {keys.worker_queue(name) for name in names}
+        with self._store.redis.pipeline(transaction=False) as pipe:
+            for queue in queues | own_queues:
+                for name in keys.queue_keys(queue):
+                    pipe.lrange(name, 0, -1)
+            pipe.hvals(keys.UNACKED)
+            *queued, unacked = pipe.execute()
+        messages = [json.loads(raw) for raws in queued for raw in raws]
+        messages += [json.loads(raw)[0] for raw in unacked]
+        return {message["headers"].get("id", "") for message in messages}

@@ -1,0 +1,65 @@
+"""Who serves what: the hash that each live worker keeps in Redis, and the list of all of them."""
+
+from dataclasses import asdict, dataclass
+from typing import Self, cast
+
+import redis
+
+from dure import keys
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """A live worker as it describes itself. rss_mib is the resident memory of its process."""
+
+    name: str
+    model: str
+    engine: str
+    num_slots: int
+    context: int  # tokens a slot can hold, prompt and answer together
+    pid: int
+    num_running: int = 0
+    tokens_per_s: float = 0.0  # recent decode speed over all slots
+    rss_mib: int = 0
+
+    @classmethod
+    def from_hash(cls, raw: dict[str, str]) -> Self:
+        return cls(
+            name=raw["name"],
+            model=raw["model"],
+            engine=raw["engine"],
+            num_slots=int(raw["num_slots"]),
+            context=int(raw["context"]),
+            pid=int(raw["pid"]),
+            num_running=int(raw["num_running"]),
+            tokens_per_s=float(raw["tokens_per_s"]),
+            rss_mib=int(raw["rss_mib"]),
+        )
+
+
+class WorkerRegistry:
+    def __init__(self, client: "redis.Redis") -> None:
+        self._redis = client
+
+    def announce(self, info: WorkerInfo) -> None:
+        """Say that this worker lives; forgotten after WORKER_TTL_S without the next call."""
+        seconds, _ = self._redis.time()
+        with self._redis.pipeline() as pipe:
+            pipe.hset(keys.worker(info.name), mapping={key: str(value) for key, value in asdict(info).items()})
+            pipe.expire(keys.worker(info.name), keys.WORKER_TTL_S)
+            pipe.zadd(keys.WORKERS, {info.name: int(seconds) * 1000})
+            pipe.execute()
+
+    def withdraw(self, name: str) -> None:
+        with self._redis.pipeline() as pipe:
+            pipe.delete(keys.worker(name))
+            pipe.zrem(keys.WORKERS, name)
+            pipe.execute()
+
+    def live(self) -> list[WorkerInfo]:
+        names = cast("list[str]", self._redis.zrange(keys.WORKERS, 0, -1))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hgetall(keys.worker(name))
+            found = pipe.execute()
+        return [WorkerInfo.from_hash(raw) for raw in found if raw]

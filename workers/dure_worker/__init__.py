@@ -1,0 +1,1 @@
+"""The worker: one model, a few slots, jobs from Redis."""

@@ -1,0 +1,94 @@
+"""Builds a worker from its settings: engine, store, runner, and the Celery application that wakes it."""
+
+import logging
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_shutting_down
+
+from dure import broker, catalog, keys
+from dure.errors import ModelMissing
+from dure.job_store import JobStore, connect
+from dure.settings import Settings
+from dure.worker_registry import WorkerRegistry
+from dure_worker.engines import Engine
+from dure_worker.lifecycle import Lifecycle
+from dure_worker.outbox import Outbox
+from dure_worker.runner import Runner
+from dure_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(settings: Settings, worker: WorkerSettings) -> None:
+    """Serve until SIGTERM or SIGINT. Returns after running answers ended or were given back."""
+    url = settings.require_redis_url()
+    engine = load_engine(settings, worker)
+    log.info("model loaded: %s", engine.info.model, extra={"action": "worker.loaded", "worker": worker.name})
+    client = connect(url, Settings.redis_timeout_s)
+    store = JobStore(client)
+    lifecycle = Lifecycle(worker.name, engine.info, WorkerRegistry(client), worker.grace_s)
+    outbox = Outbox(store, worker.lease_s)
+    runner = Runner(store, engine, outbox, lifecycle, worker.lease_s)
+    app = make_app(url, runner)
+
+    def on_shutdown(**_: Any) -> None:
+        lifecycle.begin_stop()
+
+    worker_shutting_down.connect(on_shutdown)
+    try:
+        app.worker_main(_arguments(settings, worker, engine.info.model))
+    finally:
+        outbox.stop()
+        lifecycle.close()
+        engine.close()
+
+
+def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
+    """Raises ModelMissing, ModelUnknown, EngineError."""
+    if worker.engine == "scripted":
+        from dure_worker.engines.scripted import ScriptedEngine  # noqa: PLC0415
+
+        return ScriptedEngine(catalog.SCRIPTED, worker.slots, worker.context, worker.scripted_token_s)
+    # Loading the runtime costs 100 MB and a second; who serves `scripted` does not pay for it.
+    from dure_worker.engines.llama import LlamaEngine  # noqa: PLC0415
+
+    model = catalog.find(settings.model)
+    path = catalog.weights_path(settings.models_dir, model)
+    if not path.is_file():
+        raise ModelMissing(f"{model.name} is not on this machine: run `dure model fetch {model.name}`")
+    return LlamaEngine(
+        path,
+        model.name,
+        num_slots=worker.slots,
+        context=worker.context,
+        num_threads=worker.num_threads,
+        cache_mib=worker.prompt_cache_mib,
+        is_mapped=worker.load == "mmap",
+    )
+
+
+def make_app(url: str, runner: Runner) -> Celery:
+    app = broker.make_celery(url)
+
+    @app.task(name=broker.TASK_NAME)  # type: ignore[untyped-decorator]
+    def chat(job_id: str) -> None:
+        runner.run(job_id)
+
+    return app
+
+
+def _arguments(settings: Settings, worker: WorkerSettings, model: str) -> list[str]:
+    return [
+        "worker",
+        "--pool=threads",
+        f"--concurrency={worker.slots}",
+        f"--hostname={worker.name}@dure",
+        f"--queues={keys.worker_queue(worker.name)},{keys.model_queue(model)}",
+        f"--loglevel={settings.log_level}",
+        # Idle chatter between workers would cost a cheap network more than the work.
+        "--without-gossip",
+        "--without-mingle",
+        "--task-events",
+        "--heartbeat-interval=10",
+    ]

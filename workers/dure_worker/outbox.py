@@ -1,0 +1,103 @@
+"""Carries the text of all running jobs to Redis, off the engine's threads."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dure.errors import StoreError
+from dure.events import Draft
+from dure.job_store import Claim, EmitReply, JobStore
+
+log = logging.getLogger(__name__)
+
+# Readers see text at most so late; each round costs one short script per running job.
+_ROUND_S = 0.08
+
+
+@dataclass
+class Delivery:
+    """One running attempt's text on its way. `advanced` is set by every token and cleared by a renewal of the lease."""
+
+    claim: Claim
+    on_stop: Callable[[EmitReply], None]  # called from the outbox's thread, with CANCEL or LOST
+    pending: list[Draft] = field(default_factory=list)
+    next_seq: int = 1
+    is_first: bool = True
+    advanced: bool = True
+    stop_reply: EmitReply = EmitReply.OK
+
+
+class Outbox:
+    """One thread for all slots. A failing Redis keeps the text here; it goes out when Redis is back, in order, once."""
+
+    def __init__(self, store: JobStore, lease_s: float) -> None:
+        self._store = store
+        self._lease_s = lease_s
+        self._deliveries: dict[str, Delivery] = {}
+        self._lock = threading.Lock()  # over the deliveries and their fields
+        self._sending = threading.Lock()  # held during a round, so that `close` waits for what is under way
+        self._wake = threading.Event()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._loop, name="outbox", daemon=True)
+        self._thread.start()
+
+    def open(self, claim: Claim, on_stop: Callable[[EmitReply], None]) -> Delivery:
+        delivery = Delivery(claim, on_stop)
+        with self._lock:
+            self._deliveries[claim.job_id] = delivery
+        return delivery
+
+    def add(self, delivery: Delivery, drafts: list[Draft]) -> None:
+        """Note that the job advanced, with or without text. The first text leaves at once."""
+        with self._lock:
+            delivery.advanced = True
+            delivery.pending += drafts
+            if not (drafts and delivery.is_first):
+                return
+            delivery.is_first = False
+        self._wake.set()
+
+    def close(self, delivery: Delivery) -> tuple[int, list[Draft]]:
+        """Stop carrying; return the sequence number and the text that FINISH must still write."""
+        with self._sending, self._lock:
+            self._deliveries.pop(delivery.claim.job_id, None)
+            return delivery.next_seq, delivery.pending
+
+    def stop(self) -> None:
+        self._is_closed = True
+        self._wake.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._is_closed:
+            self._wake.wait(_ROUND_S)
+            self._wake.clear()
+            with self._sending:
+                with self._lock:
+                    deliveries = list(self._deliveries.values())
+                for delivery in deliveries:
+                    self._send(delivery)
+
+    def _send(self, delivery: Delivery) -> None:
+        if delivery.stop_reply is EmitReply.LOST:
+            return
+        with self._lock:
+            drafts, has_advanced = list(delivery.pending), delivery.advanced
+            delivery.advanced = False
+        claim = delivery.claim
+        # Without progress the lease is left to run out: a hung engine must lose its jobs.
+        lease_s = self._lease_s if has_advanced else 0
+        try:
+            reply = self._store.emit(claim.job_id, claim.attempt, delivery.next_seq, drafts, lease_s)
+        except StoreError as error:
+            with self._lock:
+                delivery.advanced |= has_advanced
+            log.warning("text waits for Redis: %s", error, extra={"action": "outbox.wait", "job_id": claim.job_id})
+            return
+        with self._lock:
+            del delivery.pending[: len(drafts)]
+            delivery.next_seq += len(drafts)
+        if reply is not EmitReply.OK and reply is not delivery.stop_reply:
+            delivery.stop_reply = reply
+            delivery.on_stop(reply)

@@ -1,0 +1,169 @@
+"""One job from claim to final state: the road CLAIM → context → engine → Korean → EMIT … FINISH."""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import TypeVar
+
+from dure.errors import DureError, EngineError, StoreUnavailable
+from dure.events import Draft, EventType
+from dure.job import JobError, JobPayload, JobState, PayloadError, Usage
+from dure.job_store import Claim, EmitReply, JobStore, Outcome
+from dure_worker.conversation.conversation import Conversation, Prompt
+from dure_worker.engines import Engine, GenerateRequest, Token
+from dure_worker.korean.editor import KoreanEditor
+from dure_worker.lifecycle import Lifecycle
+from dure_worker.outbox import Delivery, Outbox
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How long an ended job's answer is offered to an absent Redis. Past the lease another worker may take the job over;
+# until then the answer is not lost.
+_FINISH_FOR_S = 120.0
+_LONGEST_PAUSE_S = 1.0
+
+
+class Released(Exception):
+    """The worker is stopping and the job's grace is over: give it back."""
+
+
+class Runner:
+    def __init__(self, store: JobStore, engine: Engine, outbox: Outbox, lifecycle: Lifecycle, lease_s: float) -> None:
+        self._store = store
+        self._engine = engine
+        self._outbox = outbox
+        self._lifecycle = lifecycle
+        self._lease_s = lease_s
+        self._conversation = Conversation(engine.count_tokens, engine.info.context)
+
+    def run(self, job_id: str) -> None:
+        """Answer the job, unless it has ended, is held by another worker, or this worker is stopping."""
+        if self._lifecycle.is_stopping:
+            return  # the job stays queued, and a gateway sends its hint again
+        owner = f"{self._lifecycle.name}:{uuid.uuid4().hex}"
+        claim = _insist(lambda: self._store.claim(job_id, owner, self._lifecycle.name, self._lease_s))
+        if claim is None:
+            log.info("nothing to do", extra={"action": "job.skip", "job_id": job_id})
+            return
+        with self._lifecycle.running(job_id):
+            self._run(claim)
+
+    def _run(self, claim: Claim) -> None:
+        _say("job.start", claim)
+        delivery = self._outbox.open(claim, lambda _: self._engine.cancel(_request_id(claim)))
+        try:
+            outcome = self._answer(claim, delivery)
+        except Released:
+            self._outbox.close(delivery)
+            _insist(lambda: self._store.release(claim))
+            _say("job.release", claim)
+            return
+        except (EngineError, PayloadError) as error:
+            outcome = Outcome(JobState.FAILED, error=JobError(_code(error), str(error)))
+        except Exception as error:
+            # A defect of ours must not leave the job to its lease: it would fail the same way on every worker.
+            log.exception("the job failed unexpectedly", extra={"action": "job.defect", "job_id": claim.job_id})
+            outcome = Outcome(JobState.FAILED, error=JobError("internal", type(error).__name__))
+        first_seq, drafts = self._outbox.close(delivery)
+        if delivery.stop_reply is EmitReply.LOST:
+            _say("job.lost", claim)
+            return
+        is_written = _insist(lambda: self._store.finish(claim, outcome, first_seq, drafts))
+        _say(f"job.{outcome.state.value}" if is_written else "job.lost", claim)
+
+    def _answer(self, claim: Claim, delivery: Delivery) -> Outcome:
+        payload = JobPayload.from_json(claim.payload_json)
+        prompt = self._conversation.fit(payload)
+        prefix = self._store.sentences(claim.job_id, claim.attempt - 1) if claim.attempt > 1 else ""
+        reply = Reply(prefix)
+        self._outbox.add(delivery, reply.opening())
+        deadline = time.monotonic() + claim.deadline_s
+        last = Token("")
+        with closing(self._tokens(claim, payload, prompt, prefix)) as tokens:
+            for token in tokens:
+                last = token
+                self._outbox.add(delivery, reply.feed(token.text))
+                if self._lifecycle.is_grace_over:
+                    raise Released
+                if time.monotonic() > deadline:
+                    return _late(reply)
+        self._outbox.add(delivery, reply.finish(is_cut=last.finish_reason != "stop"))
+        self._lifecycle.count(last.usage.completion_tokens)
+        return Outcome(
+            state=JobState.CANCELLED if last.finish_reason == "cancelled" else JobState.DONE,
+            reply=reply.text.rstrip(),
+            finish_reason=last.finish_reason,
+            usage=Usage(last.usage.prompt_tokens or prompt.num_tokens, last.usage.completion_tokens),
+            question=payload.messages[-1].content,
+        )
+
+    def _tokens(self, claim: Claim, payload: JobPayload, prompt: Prompt, prefix: str) -> Generator[Token]:
+        request = GenerateRequest(
+            id=_request_id(claim),
+            messages=prompt.messages,
+            prefix=prefix,
+            max_tokens=prompt.max_tokens,
+            stop=payload.stop,
+            sampling=payload.sampling,
+        )
+        return self._engine.generate(request)
+
+
+class Reply:
+    """An answer as it grows: drafts of what is generated, and the edited sentences that stay."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.text = prefix
+        self._prefix = prefix
+        self._editor = KoreanEditor()
+
+    def opening(self) -> list[Draft]:
+        """What an earlier attempt had already sent for good is the beginning of this one too."""
+        return [Draft(EventType.SENTENCE, self._prefix)] if self._prefix else []
+
+    def feed(self, text: str) -> list[Draft]:
+        if not text:
+            return []
+        return [Draft(EventType.TOKEN, text), *self._sentences(self._editor.feed(text))]
+
+    def finish(self, *, is_cut: bool) -> list[Draft]:
+        return self._sentences(self._editor.finish(is_cut=is_cut))
+
+    def _sentences(self, sentences: list[str]) -> list[Draft]:
+        self.text += "".join(sentences)
+        return [Draft(EventType.SENTENCE, sentence) for sentence in sentences]
+
+
+def _request_id(claim: Claim) -> str:
+    return f"{claim.job_id}/{claim.attempt}"
+
+
+def _late(reply: Reply) -> Outcome:
+    error = JobError("deadline", "the answer took longer than the job's deadline: ask for fewer tokens or add a worker")
+    return Outcome(JobState.FAILED, reply=reply.text.rstrip(), error=error)
+
+
+def _code(error: DureError) -> str:
+    return error.code if isinstance(error, EngineError) else "bad_payload"
+
+
+def _say(action: str, claim: Claim) -> None:
+    log.info(action, extra={"action": action, "job_id": claim.job_id, "attempt": claim.attempt})
+
+
+def _insist(command: Callable[[], T]) -> T:
+    """Repeat a store call while Redis is away. Every script may be repeated."""
+    give_up = time.monotonic() + _FINISH_FOR_S
+    pause_s = 0.05
+    while True:
+        try:
+            return command()
+        except StoreUnavailable:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

@@ -1,0 +1,69 @@
+"""Settings of one worker, from variables named DURE_WORKER_<FIELD>."""
+
+import os
+import re
+import socket
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from dure.settings import SectionSettings
+
+
+class WorkerSettings(SectionSettings):
+    model_config = SettingsConfigDict(env_prefix="DURE_WORKER_")
+
+    name: str = Field(
+        default_factory=lambda: f"{_safe(socket.gethostname())}-{os.getpid()}",
+        description="Unique in the cluster: a worker that starts under the name of a live one takes its queue.",
+    )
+    engine: Literal["llama", "scripted"] = Field(default="llama", description="What computes the answers.")
+    slots: int = Field(default=4, ge=1, le=64, description="Answers generated at once; further jobs wait in the queue.")
+    context: int = Field(
+        default=2048,
+        ge=256,
+        le=131072,
+        description="Tokens a slot holds, prompt and answer together. Older turns are left out beyond it.",
+    )
+    threads: int = Field(default=0, ge=0, le=256, description="Engine threads. 0: as many as this process has cores.")
+    prompt_cache_mib: int = Field(
+        default=64, ge=0, le=65536, description="Memory for prompts of conversations that lost their slot. 0: none."
+    )
+    load: Literal["copy", "mmap"] = Field(
+        default="copy",
+        description="copy: weights in private memory, in the CPU's fast layout. mmap: shared with the page cache, "
+        "slower, but the system may drop them under pressure.",
+    )
+    grace_s: float = Field(
+        default=20.0,
+        ge=0,
+        le=600,
+        description="After SIGTERM running answers may go on so long; then they are given back.",
+    )
+    lease_s: float = Field(
+        default=15.0, ge=1, le=60, description="A worker silent for so long loses its jobs to others."
+    )
+    # For tests, demos and load simulation with the scripted engine.
+    scripted_token_s: float = Field(default=0.0, ge=0, le=10, description="Pause before each token of `scripted`.")
+
+    @field_validator("name")
+    @classmethod
+    def _is_queue_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
+            raise ValueError("wanted 1 to 64 of: letters, digits, dot, dash, underscore")
+        return value
+
+    @property
+    def num_threads(self) -> int:
+        return self.threads or _num_cores()
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # knows taskset and containers; not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)[:40] or "worker"
