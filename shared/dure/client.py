@@ -3,13 +3,13 @@
     with dure.Client() as client:
         print(client.chat("안녕하세요!", style="casual").reply)
 
-Requests and answers are described once, in `_Calls` and `_read_*`; the two clients only differ in how they wait.
+Requests and answers are described once, in `ChatOptions` and `_read_*`; the two clients only differ in how they wait.
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import httpx
 
@@ -65,83 +65,51 @@ class Job:
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-class _Calls:
-    """Builds requests: (method, path, arguments of httpx)."""
+class ChatOptions(TypedDict, total=False):
+    """Fields of `POST /api/chat` beside the message; the gateway's defaults stand in for what is left out."""
 
-    @staticmethod
-    def chat(message: str, stream: bool, options: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-        return "POST", "/api/chat", {"json": {"message": message, "stream": stream, **_given(options)}}
-
-    @staticmethod
-    def submit(message: str, key: str | None, options: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-        headers = {"Idempotency-Key": key} if key else {}
-        return "POST", "/v1/jobs", {"json": {"message": message, **_given(options)}, "headers": headers}
-
-    @staticmethod
-    def job(method: str, job_id: str) -> tuple[str, str, dict[str, Any]]:
-        return method, f"/v1/jobs/{job_id}", {}
+    style: Style | str
+    personality: Personality | str
+    conversation_id: str | None
+    model: str | None
+    max_tokens: int
+    stop: list[str]
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    seed: int
 
 
 class Client:
-    """Blocking client. `options` of chat, stream and submit are the fields of `POST /api/chat`: max_tokens, seed, …
+    """Blocking client. Every call raises ClientError for an error answer, httpx.TransportError when nobody answers."""
 
-    Every call raises ClientError for an error answer and httpx.TransportError when no gateway answers.
-    """
+    def __init__(self, url: str = DEFAULT_URL, *, language: str = "ko") -> None:
+        self._http = httpx.Client(base_url=url, timeout=_TIMEOUT, headers={"Accept-Language": language})
 
-    def __init__(self, url: str = DEFAULT_URL, *, language: str = "ko", transport: Any = None) -> None:
-        headers = {"Accept-Language": language}
-        self._http = httpx.Client(base_url=url, timeout=_TIMEOUT, headers=headers, transport=transport)
+    def chat(self, message: str, **options: Unpack[ChatOptions]) -> ChatReply:
+        return _read_reply(_checked(self._http.post("/api/chat", json=_body(message, options))))
 
-    def chat(
-        self,
-        message: str,
-        *,
-        style: Style | str = Style.POLITE,
-        personality: Personality | str = Personality.HELPFUL,
-        conversation_id: str | None = None,
-        **options: Any,
-    ) -> ChatReply:
-        options |= {"style": style, "personality": personality, "conversation_id": conversation_id}
-        method, path, arguments = _Calls.chat(message, stream=False, options=options)
-        return _read_reply(_checked(self._http.request(method, path, **arguments)))
-
-    def stream(
-        self,
-        message: str,
-        *,
-        style: Style | str = Style.POLITE,
-        personality: Personality | str = Personality.HELPFUL,
-        conversation_id: str | None = None,
-        **options: Any,
-    ) -> Iterator[StreamEvent]:
-        """Yield events up to the final one. Closing the iterator early cancels the job."""
-        options |= {"style": style, "personality": personality, "conversation_id": conversation_id}
-        method, path, arguments = _Calls.chat(message, stream=True, options=options)
-        with self._http.stream(method, path, **arguments) as response:
+    def stream(self, message: str, **options: Unpack[ChatOptions]) -> Generator[StreamEvent]:
+        """Yield events up to the final one. Closing the generator early cancels the job."""
+        body = _body(message, options) | {"stream": True}
+        with self._http.stream("POST", "/api/chat", json=body) as response:
             if response.is_error:
                 response.read()
                 _checked(response)
             reader = _SseReader()
-            for line in response.iter_lines():
-                if event := reader.feed(line):
-                    yield event
+            yield from filter(None, map(reader.feed, response.iter_lines()))
 
-    def submit(self, message: str, *, idempotency_key: str | None = None, **options: Any) -> Job:
-        method, path, arguments = _Calls.submit(message, idempotency_key, options)
-        return _read_job(_checked(self._http.request(method, path, **arguments)))
+    def submit(self, message: str, *, idempotency_key: str = "", **options: Unpack[ChatOptions]) -> Job:
+        body, headers = _body(message, options), _key(idempotency_key)
+        return _read_job(_checked(self._http.post("/v1/jobs", json=body, headers=headers)))
 
     def job(self, job_id: str) -> Job:
-        method, path, arguments = _Calls.job("GET", job_id)
-        return _read_job(_checked(self._http.request(method, path, **arguments)))
+        return _read_job(_checked(self._http.get(f"/v1/jobs/{job_id}")))
 
     def cancel(self, job_id: str) -> Job:
-        method, path, arguments = _Calls.job("DELETE", job_id)
-        return _read_job(_checked(self._http.request(method, path, **arguments)))
-
-    def ready(self) -> dict[str, Any]:
-        """What /readyz says; its "missing" is empty when questions will be answered."""
-        answer: dict[str, Any] = self._http.get("/readyz").json()
-        return answer
+        return _read_job(_checked(self._http.delete(f"/v1/jobs/{job_id}")))
 
     def close(self) -> None:
         self._http.close()
@@ -156,35 +124,16 @@ class Client:
 class AsyncClient:
     """The same for asyncio."""
 
-    def __init__(self, url: str = DEFAULT_URL, *, language: str = "ko", transport: Any = None) -> None:
-        headers = {"Accept-Language": language}
-        self._http = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, headers=headers, transport=transport)
+    def __init__(self, url: str = DEFAULT_URL, *, language: str = "ko") -> None:
+        self._http = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, headers={"Accept-Language": language})
 
-    async def chat(
-        self,
-        message: str,
-        *,
-        style: Style | str = Style.POLITE,
-        personality: Personality | str = Personality.HELPFUL,
-        conversation_id: str | None = None,
-        **options: Any,
-    ) -> ChatReply:
-        options |= {"style": style, "personality": personality, "conversation_id": conversation_id}
-        method, path, arguments = _Calls.chat(message, stream=False, options=options)
-        return _read_reply(_checked(await self._http.request(method, path, **arguments)))
+    async def chat(self, message: str, **options: Unpack[ChatOptions]) -> ChatReply:
+        return _read_reply(_checked(await self._http.post("/api/chat", json=_body(message, options))))
 
-    async def stream(
-        self,
-        message: str,
-        *,
-        style: Style | str = Style.POLITE,
-        personality: Personality | str = Personality.HELPFUL,
-        conversation_id: str | None = None,
-        **options: Any,
-    ) -> AsyncIterator[StreamEvent]:
-        options |= {"style": style, "personality": personality, "conversation_id": conversation_id}
-        method, path, arguments = _Calls.chat(message, stream=True, options=options)
-        async with self._http.stream(method, path, **arguments) as response:
+    async def stream(self, message: str, **options: Unpack[ChatOptions]) -> AsyncGenerator[StreamEvent]:
+        """Yield events up to the final one. Closing the generator early cancels the job."""
+        body = _body(message, options) | {"stream": True}
+        async with self._http.stream("POST", "/api/chat", json=body) as response:
             if response.is_error:
                 await response.aread()
                 _checked(response)
@@ -193,17 +142,15 @@ class AsyncClient:
                 if event := reader.feed(line):
                     yield event
 
-    async def submit(self, message: str, *, idempotency_key: str | None = None, **options: Any) -> Job:
-        method, path, arguments = _Calls.submit(message, idempotency_key, options)
-        return _read_job(_checked(await self._http.request(method, path, **arguments)))
+    async def submit(self, message: str, *, idempotency_key: str = "", **options: Unpack[ChatOptions]) -> Job:
+        body, headers = _body(message, options), _key(idempotency_key)
+        return _read_job(_checked(await self._http.post("/v1/jobs", json=body, headers=headers)))
 
     async def job(self, job_id: str) -> Job:
-        method, path, arguments = _Calls.job("GET", job_id)
-        return _read_job(_checked(await self._http.request(method, path, **arguments)))
+        return _read_job(_checked(await self._http.get(f"/v1/jobs/{job_id}")))
 
     async def cancel(self, job_id: str) -> Job:
-        method, path, arguments = _Calls.job("DELETE", job_id)
-        return _read_job(_checked(await self._http.request(method, path, **arguments)))
+        return _read_job(_checked(await self._http.delete(f"/v1/jobs/{job_id}")))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -236,8 +183,12 @@ class _SseReader:
         return None
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def _body(message: str, options: ChatOptions) -> dict[str, Any]:
+    return {"message": message} | {name: value for name, value in options.items() if value is not None}
+
+
+def _key(idempotency_key: str) -> dict[str, str]:
+    return {"Idempotency-Key": idempotency_key} if idempotency_key else {}
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:

