@@ -1,10 +1,22 @@
-"""A job's end, as an HTTP status: an answer, or the Problem that says why there is none."""
+"""Jobs as clients see them: where they stand, how they ended, and the Problem that says why there is no answer."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
 
 from dure.job import JobRecord, JobState
+from dure.persona import Style
 from dure_gateway.problems import Problem
-from dure_gateway.texts import Text
+from dure_gateway.texts import Text, choose_language
 
 _LATE = {"expired", "deadline"}
+
+
+def _language(request: Request) -> str:
+    return choose_language(request.headers.get("accept-language", ""))
+
+
+Language = Annotated[str, Depends(_language)]
 
 
 def require_answer(job: JobRecord | None) -> JobRecord:
@@ -15,10 +27,54 @@ def require_answer(job: JobRecord | None) -> JobRecord:
         return job
     if job.state is JobState.CANCELLED:
         raise Problem(409, Text.JOB_CANCELLED)
-    raise failure(job)
+    raise _failure(job)
 
 
-def failure(job: JobRecord) -> Problem:
+def job_error(job: JobRecord, language: str) -> dict[str, Any] | None:
+    """Why a job failed, as an error answer would say it; `code` is the job's own. None where it did not fail."""
+    if job.error is None:
+        return None
+    return _failure(job).describe(language) | {"code": job.error.code}
+
+
+def job_answer(job: JobRecord, queue_position: int | None, language: str) -> dict[str, Any]:
+    """A job as `GET /v1/jobs/{id}` shows it."""
+    answer: dict[str, Any] = {
+        "job_id": job.id,
+        "status": job.state.value,
+        "model": job.model,
+        "conversation_id": job.conversation_id,
+        "queue_position": queue_position,
+        "attempt": job.attempt,
+        "created_at": job.created_s,
+        "finished_at": job.finished_s,
+        "links": {"self": f"/v1/jobs/{job.id}", "events": f"/v1/jobs/{job.id}/events"},
+    }
+    if job.state.is_final:
+        answer |= {
+            "reply": job.reply,
+            "finish_reason": job.finish_reason,
+            "usage": job.usage.to_dict(),
+            "timings": job.timings(),
+            "error": job_error(job, language),
+        }
+    return answer
+
+
+def chat_answer(job: JobRecord, style: Style) -> dict[str, Any]:
+    """A finished job as `POST /api/chat` answers it."""
+    return {
+        "reply": job.reply or "",
+        "job_id": job.id,
+        "conversation_id": job.conversation_id,
+        "style": style.value,
+        "finish_reason": job.finish_reason if job.state is JobState.DONE else job.state.value,
+        "usage": job.usage.to_dict(),
+        "timings": job.timings(),
+    }
+
+
+def _failure(job: JobRecord) -> Problem:
     code = job.error.code if job.error else "unknown"
     if code == "context_overflow":
         return Problem(422, Text.CONTEXT_OVERFLOW, "message")

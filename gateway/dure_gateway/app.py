@@ -2,17 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.staticfiles import StaticFiles
 
 import dure
 from dure.settings import Settings
 from dure_gateway import problems
 from dure_gateway.middleware.body_limit import BodyLimit
-from dure_gateway.routes import chat, health, jobs, openai
+from dure_gateway.routes import chat, health, jobs, openai, web
 from dure_gateway.services import Services
 from dure_gateway.settings import GatewaySettings
 
@@ -36,5 +34,5 @@ def make_app(settings: Settings, gateway: GatewaySettings) -> FastAPI:
     problems.install(app)
     for routes in (chat, jobs, openai, health):
         app.include_router(routes.router)
-    app.mount("/", StaticFiles(directory=str(files("dure_gateway") / "web"), html=True), name="web")
+    app.router.routes.extend(web.routes())
     return app

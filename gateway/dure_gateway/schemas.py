@@ -1,11 +1,11 @@
 """Requests and answers of the HTTP interface. Unknown fields are refused, so that a misspelt one is not dropped."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 
-from dure.job import JobPayload, JobRecord, JobState, Message, Sampling
+from dure.job import JobPayload, Message, Sampling
 from dure.persona import Personality, Style
 
 # Far above any context that fits a 3 GB box; the worker's context decides, this only bounds what is stored.
@@ -119,44 +119,3 @@ class CompletionRequest(BaseModel):
             stop=stop,
             sampling=Sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed),
         )
-
-
-def job_answer(job: JobRecord, queue_position: int | None) -> dict[str, Any]:
-    """A job as `GET /v1/jobs/{id}` shows it."""
-    answer: dict[str, Any] = {
-        "job_id": job.id,
-        "status": job.state.value,
-        "model": job.model,
-        "conversation_id": job.conversation_id,
-        "queue_position": queue_position,
-        "attempt": job.attempt,
-        "created_at": job.created_s,
-        "finished_at": job.finished_s,
-        "links": job_links(job.id),
-    }
-    if job.state.is_final:
-        answer |= {
-            "reply": job.reply,
-            "finish_reason": job.finish_reason,
-            "usage": job.usage.to_dict(),
-            "timings": job.timings(),
-            "error": {"code": job.error.code, "message": job.error.message} if job.error else None,
-        }
-    return answer
-
-
-def chat_answer(job: JobRecord, style: Style) -> dict[str, Any]:
-    """A finished job as `POST /api/chat` answers it."""
-    return {
-        "reply": job.reply or "",
-        "job_id": job.id,
-        "conversation_id": job.conversation_id,
-        "style": style.value,
-        "finish_reason": job.finish_reason if job.state is JobState.DONE else job.state.value,
-        "usage": job.usage.to_dict(),
-        "timings": job.timings(),
-    }
-
-
-def job_links(job_id: str) -> dict[str, str]:
-    return {"self": f"/v1/jobs/{job_id}", "events": f"/v1/jobs/{job_id}/events"}

@@ -44,6 +44,7 @@ class NewJob:
     model: str
     conversation_id: str | None = None
     idempotency_key: str | None = None
+    request: str = ""  # as the client sent it; the same key with another request is refused
     deadline_s: float = 300.0
     tenant: str = keys.DEFAULT_TENANT
 
@@ -56,7 +57,7 @@ class NewJob:
         return keys.idempotency(self.tenant, self.idempotency_key) if self.idempotency_key else ""
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self.model}\n{self.payload.to_json()}".encode()).hexdigest()
+        return hashlib.sha256(self.request.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

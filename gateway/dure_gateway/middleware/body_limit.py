@@ -16,27 +16,34 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = Request(scope).headers.get("content-length", "0")
-        if not announced.isdigit() or int(announced) > self._max_kib * 1024:
+        headers = Request(scope).headers
+        announced = headers.get("content-length", "0")
+        read: list[Message] | None = []
+        if not announced.isdigit() or int(announced) > self._max_bytes:
+            read = None
+        elif "transfer-encoding" in headers:  # no length to trust: read it before anyone else does
+            read = await self._read(receive)
+        if read is None:
             await self._refuse(scope, receive, send)
-            return
-        try:
-            await self._app(scope, self._counted(receive), send)
-        except _TooLarge:
-            await self._refuse(scope, receive, send)
+        else:
+            await self._app(scope, _replay(read, receive), send)
 
-    def _counted(self, receive: Receive) -> Receive:
+    @property
+    def _max_bytes(self) -> int:
+        return self._max_kib * 1024
+
+    async def _read(self, receive: Receive) -> list[Message] | None:
+        """The body's messages, or None as soon as they are too many."""
+        messages: list[Message] = []
         num_bytes = 0
-
-        async def counted() -> Message:
-            nonlocal num_bytes
+        while True:
             message = await receive()
+            messages.append(message)
             num_bytes += len(message.get("body", b""))
-            if num_bytes > self._max_kib * 1024:
-                raise _TooLarge
-            return message
-
-        return counted
+            if num_bytes > self._max_bytes:
+                return None
+            if not message.get("more_body"):
+                return messages
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         language = choose_language(Request(scope).headers.get("accept-language", ""))
@@ -44,5 +51,10 @@ class BodyLimit:
         await answer(scope, receive, send)
 
 
-class _TooLarge(Exception):
-    """A body without a length went over the limit while it was read."""
+def _replay(messages: list[Message], receive: Receive) -> Receive:
+    rest = iter(messages)
+
+    async def replayed() -> Message:
+        return next(rest, None) or await receive()
+
+    return replayed

@@ -14,11 +14,11 @@ from dure.events import Event, EventType
 from dure.job import JobState
 from dure.job_store import NewJob
 from dure_gateway import sse
-from dure_gateway.answers import failure, require_answer
+from dure_gateway.answers import Language, chat_answer, job_error, require_answer
 from dure_gateway.problems import Problem
-from dure_gateway.schemas import ChatRequest, StreamingChatRequest, chat_answer
+from dure_gateway.schemas import ChatRequest, StreamingChatRequest
 from dure_gateway.services import Services, services, unless_gone
-from dure_gateway.texts import Text, choose_language
+from dure_gateway.texts import Text
 
 router = APIRouter(tags=["chat"])
 
@@ -33,13 +33,13 @@ async def chat(
     body: StreamingChatRequest,
     request: Request,
     shared: Annotated[Services, Depends(services)],
+    language: Language,
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
     """Answer one message. A client that leaves before the end cancels its job."""
     job = await prepare(shared, body, idempotency_key)
     ticket = await shared.admit(job)
     if body.stream:
-        language = choose_language(request.headers.get("accept-language", ""))
         return sse.response(_stream(shared, ticket.job_id, body, language))
     ended = await unless_gone(request, shared.events.final(ticket.job_id), lambda: shared.cancel_soon(ticket.job_id))
     if ended is None and await request.is_disconnected():
@@ -61,6 +61,8 @@ async def prepare(shared: Services, body: ChatRequest, idempotency_key: str | No
         model=model,
         conversation_id=conversation_id,
         idempotency_key=idempotency_key,
+        # Not the payload: its history grows when the first of two same requests is answered in between.
+        request=body.model_dump_json(),
         deadline_s=shared.settings.deadline_s,
     )
 
@@ -91,5 +93,5 @@ async def _final(shared: Services, job_id: str, body: ChatRequest, language: str
     job = await shared.job(job_id)
     answer = chat_answer(job, body.style) | {"status": job.state.value}
     if job.state is JobState.FAILED:
-        answer["error"] = failure(job).describe(language)
+        answer["error"] = job_error(job, language)
     return sse.named("final", answer, event.id)

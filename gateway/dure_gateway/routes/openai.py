@@ -18,10 +18,9 @@ from dure.events import Event, EventType
 from dure.job import JobRecord, JobState
 from dure.job_store import NewJob
 from dure_gateway import sse
-from dure_gateway.answers import failure, require_answer
+from dure_gateway.answers import Language, job_error, require_answer
 from dure_gateway.schemas import CompletionRequest
 from dure_gateway.services import Services, services, unless_gone
-from dure_gateway.texts import choose_language
 
 router = APIRouter(prefix="/v1", tags=["OpenAI compatible"])
 
@@ -40,14 +39,13 @@ async def models(shared: Shared) -> dict[str, Any]:
 
 
 @router.post("/chat/completions")
-async def complete(body: CompletionRequest, request: Request, shared: Shared) -> Any:
+async def complete(body: CompletionRequest, request: Request, shared: Shared, language: Language) -> Any:
     """Answer a conversation that the client keeps. A client that leaves before the end cancels its job."""
     model = await to_thread.run_sync(shared.router.choose_model, body.model)
     payload = body.payload(shared.settings.max_tokens)
     job = NewJob(uuid.uuid4().hex, payload, model, deadline_s=shared.settings.deadline_s)
     await shared.admit(job)
     if body.stream:
-        language = choose_language(request.headers.get("accept-language", ""))
         return sse.response(_stream(shared, job, body, language))
     ended = await unless_gone(request, shared.events.final(job.id), lambda: shared.cancel_soon(job.id))
     if ended is None and await request.is_disconnected():
@@ -89,7 +87,7 @@ async def _ending(
     ended = await shared.job(job_id)
     if ended.state is JobState.FAILED:
         # A status can no longer be sent; OpenAI's clients raise on a chunk with an error.
-        yield sse.data_only({"error": failure(ended).describe(language)})
+        yield sse.data_only({"error": job_error(ended, language)})
         return
     yield sse.data_only(frame | {"choices": [_choice({}, ended.finish_reason or "stop")]})
     if include_usage:

@@ -1,0 +1,76 @@
+"""Fixtures over real servers and real processes. Everything listens on free ports and is joined at the end."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from dure import catalog
+from dure.job_store import JobStore, connect
+from dure.settings import Settings
+from support import FAST_LEASE_S, Stack, Valkey
+
+SMALL_MODEL = catalog.CATALOG["qwen2.5-coder-0.5b-instruct-q4_k_m"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment_of_its_own() -> Iterator[None]:
+    """A developer's DURE_* variables must not change what is tested; only the place of the weights is kept."""
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("DURE_") and name != "DURE_HOME"}
+    yield
+    os.environ.update(kept)
+
+
+@pytest.fixture(scope="session")
+def _valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey(_valkey: Valkey) -> Valkey:
+    """A real server, empty."""
+    _valkey.client().flushall()
+    return _valkey
+
+
+@pytest.fixture
+def client(valkey: Valkey) -> Iterator[redis.Redis]:
+    client = connect(valkey.url, 5)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> JobStore:
+    return JobStore(client)
+
+
+@pytest.fixture(scope="session")
+def scripted_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Valkey, gateway and one worker that recites a token every 20 ms; shared by tests that leave it whole."""
+    with Stack(tmp_path_factory.mktemp("stack")) as stack:
+        stack.start_worker(DURE_WORKER_SCRIPTED_TOKEN_S="0.02")
+        stack.wait_until_ready()
+        yield stack
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[Stack]:
+    """Valkey and gateway for a test that breaks things; it starts its own workers, which die fast (short lease)."""
+    with Stack(tmp_path, DURE_WORKER_LEASE_S=str(FAST_LEASE_S)) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Path:
+    """Real weights: the 0.5B, fetched once per machine."""
+    from rich.console import Console
+
+    from dure_workshop.fetch import Fetcher
+
+    return Fetcher(Settings.read(), Console(stderr=True)).fetch(SMALL_MODEL)

@@ -1,0 +1,104 @@
+import pytest
+from kombu.exceptions import OperationalError
+
+from dure import broker, keys
+from dure.job_store import JobStore
+from dure.reconciler import HINT_LOST_AFTER_S, Reconciler
+from support import Valkey, assert_ended_once, new_job
+
+
+class Hints:
+    """Records what is published; can be broken."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str]] = []
+        self.is_broken = False
+
+    def __call__(self, job_id: str, queue: str) -> None:
+        if self.is_broken:
+            raise OperationalError("the broker is away")
+        self.sent.append((job_id, queue))
+
+
+@pytest.fixture
+def hints() -> Hints:
+    return Hints()
+
+
+def submit_long_ago(store: JobStore, job_id: str) -> None:
+    store.submit(new_job(job_id), max_queued=100)
+    old = int((store.now_s() - HINT_LOST_AFTER_S - 1) * 1000)
+    store.redis.hset(keys.job(job_id), "created", old)
+    store.redis.zadd(keys.JOBS_QUEUED, {job_id: old})
+
+
+def die(store: JobStore, job_id: str) -> None:
+    assert store.claim(job_id, "dead", "box")
+    store.redis.hset(keys.job(job_id), "lease_until", 1)
+    store.redis.zadd(keys.JOBS_RUNNING, {job_id: 1})
+
+
+def test_a_job_whose_hint_was_never_sent_gets_one(store: JobStore, hints: Hints) -> None:
+    submit_long_ago(store, "a")
+    assert Reconciler(store, hints).run_once() == 1
+    assert hints.sent == [("a", "celery.scripted")]
+
+
+def test_a_fresh_job_is_left_to_its_own_hint(store: JobStore, hints: Hints) -> None:
+    store.submit(new_job("a"), max_queued=100)
+    assert Reconciler(store, hints).run_once() == 0
+
+
+@pytest.mark.parametrize("priority", keys.PRIORITY_STEPS)
+@pytest.mark.parametrize("queue", ["celery.scripted", "w.box"])
+def test_a_hint_in_any_queue_counts(store: JobStore, valkey: Valkey, hints: Hints, queue: str, priority: int) -> None:
+    store.redis.zadd(keys.WORKERS, {"box": 1})
+    submit_long_ago(store, "a")
+    with broker.make_celery(valkey.url) as app:
+        broker.publish(app, "a", queue, priority)
+    assert Reconciler(store, hints).run_once() == 0
+
+
+def test_other_jobs_hints_do_not_stand_in_for_a_lost_one(store: JobStore, valkey: Valkey, hints: Hints) -> None:
+    submit_long_ago(store, "a")
+    with broker.make_celery(valkey.url) as app:
+        for number in range(3):
+            broker.publish(app, f"other{number}", "celery.scripted")
+    Reconciler(store, hints).run_once()
+    assert hints.sent == [("a", "celery.scripted")]
+
+
+def test_a_dead_workers_job_is_hinted_at_again(store: JobStore, hints: Hints) -> None:
+    store.submit(new_job("a"), max_queued=100)
+    die(store, "a")
+    Reconciler(store, hints).run_once()
+    assert hints.sent == [("a", "celery.scripted")]
+    job = store.get("a")
+    assert job is not None
+    assert job.state == "queued"
+
+
+def test_a_broken_broker_loses_nothing(store: JobStore, hints: Hints) -> None:
+    submit_long_ago(store, "a")
+    hints.is_broken = True
+    with pytest.raises(OperationalError):
+        Reconciler(store, hints).run_once()
+    hints.is_broken = False
+    assert Reconciler(store, hints).run_once() == 1
+
+
+def test_two_reconcilers_do_what_one_does(store: JobStore, hints: Hints) -> None:
+    store.submit(new_job("a"), max_queued=100)
+    die(store, "a")
+    Reconciler(store, hints).run_once()
+    Reconciler(store, hints).run_once()
+    claimed = store.claim("a", "alive", "box")
+    assert claimed is not None
+    assert claimed.attempt == 2
+
+
+def test_a_job_past_its_deadline_fails_without_any_worker(store: JobStore, hints: Hints) -> None:
+    store.submit(new_job("a", deadline_s=0), max_queued=100)
+    store.redis.zadd(keys.JOBS_QUEUED, {"a": 1})
+    assert Reconciler(store, hints).run_once() == 0
+    assert_ended_once(store, "a", "failed")

@@ -1,0 +1,231 @@
+"""Runner, outbox, store and scripted engine together, without Celery: a hint is a call of `run`."""
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+
+import pytest
+import redis
+
+from dure import keys
+from dure.errors import EngineError
+from dure.events import Draft, EventType
+from dure.job import JobRecord
+from dure.job_store import JobStore, connect
+from dure.worker_registry import WorkerRegistry
+from dure_worker.engines import GenerateRequest, Token
+from dure_worker.engines.scripted import ScriptedEngine
+from dure_worker.lifecycle import Lifecycle
+from dure_worker.outbox import Outbox
+from dure_worker.runner import Runner
+from support import Valkey, assert_ended_once, events, new_job, payload, wait_for
+
+
+class Rig:
+    """A worker's parts over one engine."""
+
+    def __init__(self, client: redis.Redis, engine: ScriptedEngine, grace_s: float = 60) -> None:
+        self.store = JobStore(client)
+        self.lifecycle = Lifecycle("box", engine.info, WorkerRegistry(client), grace_s)
+        self.outbox = Outbox(self.store, lease_s=15)
+        self.runner = Runner(self.store, engine, self.outbox, self.lifecycle, lease_s=15)
+
+    def close(self) -> None:
+        self.outbox.stop()
+        self.lifecycle.close()
+
+
+@pytest.fixture
+def rig(client: redis.Redis) -> Iterator[Callable[..., Rig]]:
+    rigs: list[Rig] = []
+
+    def make(engine: ScriptedEngine | None = None, **options: float) -> Rig:
+        rigs.append(Rig(client, engine or ScriptedEngine(), **options))
+        return rigs[-1]
+
+    yield make
+    for made in rigs:
+        made.close()
+
+
+def ended(store: JobStore, job_id: str, state: str) -> JobRecord:
+    assert_ended_once(store, job_id, state)
+    job = store.get(job_id)
+    assert job is not None
+    return job
+
+
+def run_in_thread(rig: Rig, job_id: str) -> threading.Thread:
+    thread = threading.Thread(target=rig.runner.run, args=(job_id,))
+    thread.start()
+    return thread
+
+
+def test_a_job_is_answered_with_drafts_and_sentences(rig: Callable[..., Rig], store: JobStore) -> None:
+    store.submit(new_job("a", payload=payload(max_tokens=60)), max_queued=10)
+    rig().runner.run("a")
+    job = ended(store, "a", "done")
+    found = events(store, "a")
+    sentences = "".join(event.text for event in found if event.type == "sentence")
+    assert job.reply == sentences.rstrip()
+    assert job.reply
+    assert job.reply.endswith(".")
+    assert "".join(event.text for event in found if event.type == "token").startswith(job.reply)
+    assert job.usage.completion_tokens == 60
+
+
+def test_the_torn_last_sentence_is_cut_from_the_reply(rig: Callable[..., Rig], store: JobStore) -> None:
+    store.submit(new_job("a", payload=payload(max_tokens=25)), max_queued=10)
+    rig().runner.run("a")
+    job = ended(store, "a", "done")
+    assert job.finish_reason == "length"
+    assert job.reply == "“두레가 뭐예요?”라고 물으셨습니다."
+
+
+def test_fifty_duplicate_hints_give_one_answer(rig: Callable[..., Rig], store: JobStore) -> None:
+    store.submit(new_job("a"), max_queued=10)
+    made = rig(ScriptedEngine(token_s=0.001))
+    threads = [run_in_thread(made, "a") for _ in range(50)]
+    for thread in threads:
+        thread.join()
+    made.runner.run("a")
+    assert ended(store, "a", "done").attempt == 1
+
+
+def test_a_prompt_that_cannot_fit_fails_with_the_reason(rig: Callable[..., Rig], store: JobStore) -> None:
+    store.submit(new_job("a", payload=payload("가" * 2000)), max_queued=10)
+    rig(ScriptedEngine(context=256)).runner.run("a")
+    job = ended(store, "a", "failed")
+    assert job.error is not None
+    assert job.error.code == "context_overflow"
+    assert "가가" not in job.error.message
+
+
+def test_an_unreadable_payload_fails_the_job_and_the_worker_goes_on(rig: Callable[..., Rig], store: JobStore) -> None:
+    made = rig()
+    for job_id, junk in (("a", "{"), ("b", '{"schema": 99}')):
+        store.submit(new_job(job_id), max_queued=10)
+        store.redis.hset(keys.job(job_id), "payload", junk)
+        made.runner.run(job_id)
+        job = ended(store, job_id, "failed")
+        assert job.error is not None
+        assert job.error.code == "bad_payload"
+    store.submit(new_job("c"), max_queued=10)
+    made.runner.run("c")
+    ended(store, "c", "done")
+
+
+class BrokenEngine(ScriptedEngine):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def generate(self, request: GenerateRequest) -> Generator[Token]:
+        yield Token("반")
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(EngineError("the kernel broke"), "engine_failed"), (KeyError("a defect"), "internal")]
+)
+def test_an_engine_that_breaks_fails_the_job_once(
+    rig: Callable[..., Rig], store: JobStore, error: Exception, code: str
+) -> None:
+    store.submit(new_job("a"), max_queued=10)
+    rig(BrokenEngine(error)).runner.run("a")
+    job = ended(store, "a", "failed")
+    assert job.error is not None
+    assert job.error.code == code
+
+
+def test_cancel_stops_a_running_answer_and_keeps_its_beginning(rig: Callable[..., Rig], store: JobStore) -> None:
+    store.submit(new_job("a", payload=payload(max_tokens=4000)), max_queued=10)
+    thread = run_in_thread(rig(ScriptedEngine(context=8192, token_s=0.01)), "a")
+    wait_for(lambda: any(event.type == "sentence" for event in events(store, "a")), "a first sentence")
+    store.cancel("a")
+    thread.join()
+    job = ended(store, "a", "cancelled")
+    assert job.reply
+    assert job.reply.startswith("“두레가 뭐예요?”라고")
+
+
+def test_a_second_attempt_goes_on_from_the_sentences_already_sent(rig: Callable[..., Rig], store: JobStore) -> None:
+    store.submit(new_job("a", payload=payload(max_tokens=40)), max_queued=10)
+    first = store.claim("a", "dead", "box")
+    assert first is not None
+    sent = "“두레가 뭐예요?”라고 물으셨습니다. "
+    store.emit("a", 1, 1, [Draft(EventType.TOKEN, sent), Draft(EventType.SENTENCE, sent)])
+    store.redis.hset(keys.job("a"), "lease_until", 1)
+    rig().runner.run("a")
+    job = ended(store, "a", "done")
+    assert job.attempt == 2
+    assert job.reply
+    assert job.reply.startswith(sent)
+    assert job.reply.count("물으셨습니다") == 1
+    assert job.reply != sent.strip()
+
+
+def test_a_job_lost_to_another_attempt_stops_its_engine_and_writes_nothing(
+    rig: Callable[..., Rig], store: JobStore
+) -> None:
+    store.submit(new_job("a", payload=payload(max_tokens=4000)), max_queued=10)
+    thread = run_in_thread(rig(ScriptedEngine(context=8192, token_s=0.01)), "a")
+    wait_for(lambda: any(event.text for event in events(store, "a")), "text")
+    store.redis.hset(keys.job("a"), "lease_until", 1)
+    taken = store.claim("a", "other", "elsewhere")
+    thread.join()
+    assert taken is not None
+    assert {event.attempt for event in events(store, "a") if event.text} == {1}
+    job = store.get("a")
+    assert job is not None
+    assert (job.state, job.owner) == ("running", "other")
+
+
+def test_a_stopping_worker_gives_its_job_back_uncharged(rig: Callable[..., Rig], store: JobStore) -> None:
+    store.submit(new_job("a", payload=payload(max_tokens=4000)), max_queued=10)
+    made = rig(ScriptedEngine(context=8192, token_s=0.01), grace_s=0)
+    thread = run_in_thread(made, "a")
+    wait_for(lambda: any(event.text for event in events(store, "a")), "text")
+    made.lifecycle.begin_stop()
+    thread.join()
+    job = store.get("a")
+    assert job is not None
+    assert job.state == "queued"
+    assert store.redis.hget(keys.job("a"), "charged") == "0"
+
+
+def test_a_stopping_worker_takes_no_new_job(rig: Callable[..., Rig], store: JobStore) -> None:
+    store.submit(new_job("a"), max_queued=10)
+    made = rig()
+    made.lifecycle.begin_stop()
+    made.runner.run("a")
+    assert store.queue_position("a") == 0
+
+
+def test_a_job_over_its_deadline_fails_while_running(rig: Callable[..., Rig], store: JobStore) -> None:
+    store.submit(new_job("a", payload=payload(max_tokens=4000), deadline_s=0.3), max_queued=10)
+    rig(ScriptedEngine(context=8192, token_s=0.01)).runner.run("a")
+    job = ended(store, "a", "failed")
+    assert job.error is not None
+    assert job.error.code == "deadline"
+
+
+def test_text_waits_while_redis_is_away_and_arrives_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    server = Valkey(tmp_path_factory.mktemp("outage"))
+    server.start()
+    client = connect(server.url, 1)
+    rig = Rig(client, ScriptedEngine(token_s=0.01))
+    try:
+        rig.store.submit(new_job("a", payload=payload(max_tokens=200)), max_queued=10)
+        thread = run_in_thread(rig, "a")
+        wait_for(lambda: any(event.text for event in events(rig.store, "a")), "text")
+        server.stop()
+        server.start()
+        thread.join()
+        job = ended(rig.store, "a", "done")
+        tokens = "".join(event.text for event in events(rig.store, "a") if event.type == "token")
+        assert job.reply
+        assert tokens.startswith(job.reply)
+    finally:
+        rig.close()
+        client.close()
+        server.stop()
