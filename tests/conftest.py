@@ -1,11 +1,13 @@
 """Fixtures over real servers and real processes. Everything listens on free ports and is joined at the end."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from dure import catalog
 from dure.job_store import JobStore, connect
@@ -74,3 +76,39 @@ def small_model() -> Path:
     from dure_workshop.fetch import Fetcher
 
     return Fetcher(Settings.read(), Console(stderr=True)).fetch(SMALL_MODEL)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# The last four keep the browser from calling home.
+BROWSER_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+# Per module: while it lives, playwright's event loop occupies the thread, and nothing else there may use asyncio.
+@pytest.fixture(scope="module")
+def _browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: `apt install chromium` lets these tests run")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=BROWSER_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def browser_page(_browser: Browser) -> Iterator[Page]:
+    """A page of a Korean browser. Errors in its console fail the test."""
+    context = _browser.new_context(locale="ko-KR")
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert errors == []

@@ -100,6 +100,7 @@ class Stack:
         self.folder = folder
         self.valkey = Valkey(folder / "redis")
         self.port, self.web_port = free_port(), free_port()
+        self.model = catalog.SCRIPTED
         self._processes: list[subprocess.Popen[bytes]] = []
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DURE_")}
         self.environ = clean | {
@@ -126,7 +127,7 @@ class Stack:
         self.store = JobStore(self.valkey.client())
         self.gateway = self.start("dure_gateway", "gateway", **self._gateway_environ)
         self.http = httpx.Client(base_url=self.url, timeout=DEADLINE_S)
-        wait_for(self._answers, "the gateway")
+        wait_for(self.is_up, "the gateway")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -174,7 +175,7 @@ class Stack:
     def _worker_names(self) -> list[str]:
         return [worker["name"] for worker in self.http.get("/readyz").json()["workers"]]
 
-    def _answers(self) -> bool:
+    def is_up(self) -> bool:
         assert self.gateway.poll() is None, self.log("gateway").read_text("utf-8")
         try:
             return self.http.get("/healthz").is_success

@@ -9,7 +9,12 @@ from dure.persona import Style
 from dure_gateway.problems import Problem
 from dure_gateway.texts import Text, choose_language
 
-_LATE = {"expired", "deadline"}
+# Failures of which a client can do something, by the job's error code: status, text and, where it is the cause, field.
+_FAILURES: dict[str, tuple[int, Text, str | None]] = {
+    "context_overflow": (422, Text.CONTEXT_OVERFLOW, "message"),
+    "expired": (504, Text.JOB_EXPIRED, None),
+    "deadline": (504, Text.JOB_LATE, None),
+}
 
 
 def _language(request: Request) -> str:
@@ -76,7 +81,6 @@ def chat_answer(job: JobRecord, style: Style) -> dict[str, Any]:
 
 def _failure(job: JobRecord) -> Problem:
     code = job.error.code if job.error else "unknown"
-    if code == "context_overflow":
-        return Problem(422, Text.CONTEXT_OVERFLOW, "message")
-    status = 504 if code in _LATE else 502
-    return Problem(status, Text.JOB_FAILED, values={"reason": code, "job_id": job.id})
+    if known := _FAILURES.get(code):
+        return Problem(*known)
+    return Problem(502, Text.JOB_FAILED, values={"reason": code, "job_id": job.id})

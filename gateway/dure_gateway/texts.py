@@ -150,7 +150,7 @@ class Text(Enum):
     CONTEXT_OVERFLOW = (
         "context_overflow",
         "질문이 모델이 한 번에 읽을 수 있는 길이를 넘습니다.",
-        "질문을 줄여 주세요.",
+        "질문을 줄이거나 나누어 물어봐 주세요.",
         "The question is longer than the model can read at once.",
         "Shorten it.",
     )
@@ -160,6 +160,20 @@ class Text(Enum):
         "다시 시도해 주세요. 되풀이되면 운영자에게 작업 번호 {job_id}을(를) 알려 주세요.",
         "The answer could not be made ({reason}).",
         "Try again; if it happens again, tell the operator the job id {job_id}.",
+    )
+    JOB_EXPIRED = (
+        "expired",
+        "차례를 기다리다 제한 시간이 지났습니다.",
+        "지금은 질문이 많습니다. 잠시 뒤에 다시 시도해 주세요.",
+        "The question waited in the queue for too long.",
+        "The service is busy; try again later.",
+    )
+    JOB_LATE = (
+        "deadline",
+        "제한 시간 안에 답을 마치지 못했습니다.",
+        "더 짧은 답을 부탁하거나 잠시 뒤에 다시 시도해 주세요.",
+        "The answer was not finished in time.",
+        "Ask for a shorter answer, or try again later.",
     )
     JOB_CANCELLED = (
         "job_cancelled",

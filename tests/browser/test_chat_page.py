@@ -213,13 +213,14 @@ def test_an_unreachable_gateway_is_named_as_such(page: Page) -> None:
         expect(other.locator(".retry")).to_be_visible()
 
 
-def test_a_failed_job_is_explained_in_the_language_of_the_page(page: Page) -> None:
-    failed = JOB | {"status": "failed", "reply": None, "error": {"code": "expired", "message": "the job waited"}}
+def test_a_failed_job_is_explained_with_its_remedy(page: Page) -> None:
+    error = {"code": "expired", "message": "차례를 기다리다 지났습니다.", "remedy": "잠시 뒤에 다시 물어봐 주세요."}
+    failed = JOB | {"status": "failed", "reply": None, "error": error}
     serve_events(page, sse(("1-0", "final", failed)))
     ask(page, "아직인가요?")
     expect_status(page, "failed")
-    expect(answer(page)).to_contain_text("차례를 기다리다 제한 시간이 지났습니다.")
-    expect(answer(page)).not_to_contain_text("the job waited")
+    expect(answer(page)).to_contain_text(error["message"])
+    expect(answer(page)).to_contain_text(error["remedy"])
 
 
 def test_the_place_in_the_queue_is_shown(page: Page) -> None:

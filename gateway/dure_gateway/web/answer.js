@@ -117,8 +117,7 @@ export function question(text) {
 }
 
 export function failure(job) {
-  const code = job.error?.code ?? "unknown";
-  return new Problem(texts.failures[code] ?? texts.failed(code, job.job_id));
+  return new Problem([job.error.message, job.error.remedy]);
 }
 
 function summary(job) {

@@ -19,15 +19,6 @@ const KOREAN = {
   unreachable: ["서버에 연결할 수 없습니다.", "네트워크와 두레 게이트웨이가 켜져 있는지 확인한 뒤 다시 시도해 주세요."],
   lost: ["답변을 이어서 받지 못했습니다.", "잠시 뒤에 다시 시도해 주세요."],
   unreadable: ["서버의 응답을 읽을 수 없습니다.", "잠시 뒤에 다시 시도해 주세요."],
-  failures: {
-    context_overflow: ["질문이나 대화가 너무 길어 답하지 못했습니다.", "질문을 줄이거나 새 대화에서 물어봐 주세요."],
-    expired: ["차례를 기다리다 제한 시간이 지났습니다.", "지금은 질문이 많습니다. 잠시 뒤에 다시 시도해 주세요."],
-    deadline: ["제한 시간 안에 답을 마치지 못했습니다.", "더 짧은 답을 부탁하거나 잠시 뒤에 다시 시도해 주세요."],
-  },
-  failed: (code, job) => [
-    `답을 만들지 못했습니다(${code}).`,
-    `다시 시도해 주세요. 되풀이되면 운영자에게 작업 번호 ${job}을(를) 알려 주세요.`,
-  ],
 };
 
 const ENGLISH = {
@@ -48,15 +39,6 @@ const ENGLISH = {
   unreachable: ["The server cannot be reached.", "Check your network and that the gateway runs, then try again."],
   lost: ["The rest of the answer could not be received.", "Try again in a moment."],
   unreadable: ["The server's response cannot be read.", "Try again in a moment."],
-  failures: {
-    context_overflow: ["The question or the conversation is too long.", "Shorten it, or ask in a new conversation."],
-    expired: ["The question waited in the queue for too long.", "The service is busy. Try again later."],
-    deadline: ["The answer was not finished in time.", "Ask for a shorter answer, or try again later."],
-  },
-  failed: (code, job) => [
-    `The answer could not be made (${code}).`,
-    `Try again; if it happens again, tell the operator the job id ${job}.`,
-  ],
   page: {
     newConversation: "New chat",
     greeting: "Hello! Ask anything; dure answers in Korean.",

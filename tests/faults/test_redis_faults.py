@@ -1,0 +1,85 @@
+"""A Redis that goes away or freezes: clear answers meanwhile, nothing lost afterwards."""
+
+import signal
+import threading
+
+import httpx
+
+from support import Stack, assert_ended_once, wait_for
+
+
+def test_without_redis_the_gateway_answers_503_and_says_when_to_come_back(own_stack: Stack) -> None:
+    own_stack.valkey.stop()
+    answer = own_stack.http.post("/api/chat", json={"message": "계세요?"}, headers={"Accept-Language": "ko"})
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.json()["error"]["code"] == "redis_unavailable"
+    assert own_stack.http.get("/healthz").status_code == 200
+    ready = own_stack.http.get("/readyz")
+    assert ready.status_code == 503
+    assert [part["what"] for part in ready.json()["missing"]] == ["redis"]
+
+
+def test_readiness_names_the_missing_worker(own_stack: Stack) -> None:
+    ready = own_stack.http.get("/readyz")
+    assert ready.status_code == 503
+    assert [part["what"] for part in ready.json()["missing"]] == ["worker"]
+    assert "dure worker" in ready.json()["missing"][0]["remedy"]
+
+
+def test_a_frozen_redis_blocks_neither_the_gateways_loop_nor_its_page(own_stack: Stack) -> None:
+    """Requests hang in threads until their time-out; the event loop must go on serving what needs no Redis."""
+    server = own_stack.valkey.process
+    assert server is not None
+    server.send_signal(signal.SIGSTOP)
+    codes: list[int] = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=own_stack.url, timeout=60) as client:
+            codes.append(client.post("/api/chat", json={"message": "계세요?"}).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(10)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            assert own_stack.http.get("/healthz", timeout=2.5).status_code == 200
+            assert own_stack.http.get("/", timeout=2.5).status_code == 200
+        assert not codes  # or the loop was never put to the test
+    finally:
+        server.send_signal(signal.SIGCONT)
+        for thread in threads:
+            thread.join()
+
+
+def test_an_answer_survives_a_restart_of_redis_in_its_middle(own_stack: Stack) -> None:
+    own_stack.start_worker(DURE_WORKER_SCRIPTED_TOKEN_S="0.03", DURE_WORKER_LEASE_S="15")
+    job_id = own_stack.submit(max_tokens=100)
+    own_stack.wait_for_text(job_id)
+    found: list[str] = []
+
+    def follow() -> None:
+        with own_stack.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+            found.extend(line for line in response.iter_lines() if line.startswith(("id:", "event: final")))
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    wait_for(lambda: found, "the follower's first event")
+    own_stack.valkey.stop()
+    own_stack.valkey.start()
+    own_stack.wait_for_state(job_id, "done")
+    follower.join()
+    assert_ended_once(own_stack.store, job_id, "done")
+    ids = [line for line in found if line.startswith("id:")]
+    assert len(ids) == len(set(ids))
+    assert "event: final" in found
+
+
+def test_a_worker_that_starts_before_redis_waits_for_it(own_stack: Stack) -> None:
+    own_stack.valkey.stop()
+    worker = own_stack.start("dure_worker", "early", DURE_WORKER_NAME="early")
+    wait_for(lambda: "cannot announce" in own_stack.log("early").read_text("utf-8"), "the worker's first try")
+    own_stack.valkey.start()
+    job_id = own_stack.submit(max_tokens=5)
+    own_stack.wait_for_state(job_id, "done")
+    assert worker.poll() is None

@@ -1,0 +1,96 @@
+"""Workers that die, hang or stop. For every job: one final event, no gap, no trace left."""
+
+import signal
+
+from support import Stack, assert_ended_once, events, stop
+
+SLOW = {"DURE_WORKER_SCRIPTED_TOKEN_S": "0.05"}
+
+
+def test_a_worker_killed_in_the_middle_of_an_answer_leaves_exactly_one_answer(own_stack: Stack) -> None:
+    worker = own_stack.start_worker("first", **SLOW)
+    job_id = own_stack.submit(max_tokens=60)
+    own_stack.wait_for_text(job_id)
+    worker.kill()
+    own_stack.start_worker("second")
+    job = own_stack.wait_for_state(job_id, "done", "failed")
+    assert job["status"] == "done"
+    assert job["attempt"] == 2
+    assert_ended_once(own_stack.store, job_id, "done")
+    sentences = [event for event in events(own_stack.store, job_id) if event.type == "sentence"]
+    assert "".join(event.text for event in sentences if event.attempt == 2).rstrip() == job["reply"]
+    assert job["reply"].count("물으셨습니다") == 1
+
+
+def test_a_worker_frozen_past_its_lease_writes_nothing_when_it_wakes(own_stack: Stack) -> None:
+    frozen = own_stack.start_worker("frozen", **SLOW)
+    job_id = own_stack.submit(max_tokens=60)
+    own_stack.wait_for_text(job_id)
+    frozen.send_signal(signal.SIGSTOP)
+    own_stack.start_worker("awake")
+    own_stack.wait_for_state(job_id, "done")
+    frozen.send_signal(signal.SIGCONT)
+    stop(frozen)  # SIGTERM lets it finish what it believes to be running
+    assert frozen.returncode == 0
+    assert_ended_once(own_stack.store, job_id, "done")
+
+
+def test_a_hint_lost_with_an_idle_worker_is_sent_again(own_stack: Stack) -> None:
+    """Redis may hand a message to a worker that never reads it; the job is recorded all the same."""
+    idle = own_stack.start_worker("idle")
+    idle.send_signal(signal.SIGSTOP)
+    job_id = own_stack.submit(max_tokens=10)
+    own_stack.start_worker("other")
+    idle.kill()
+    own_stack.wait_for_state(job_id, "done")
+    assert_ended_once(own_stack.store, job_id, "done")
+
+
+def test_a_stopping_worker_finishes_its_answer_within_the_grace_time(own_stack: Stack) -> None:
+    worker = own_stack.start_worker("box", **SLOW)
+    job_id = own_stack.submit(max_tokens=40)
+    own_stack.wait_for_text(job_id)
+    worker.terminate()
+    assert worker.wait(60) == 0
+    assert_ended_once(own_stack.store, job_id, "done")
+    job = own_stack.store.get(job_id)
+    assert job is not None
+    assert job.attempt == 1
+
+
+def test_a_stopping_worker_without_time_gives_its_job_to_another(own_stack: Stack) -> None:
+    worker = own_stack.start_worker("hurried", DURE_WORKER_GRACE_S="0", **SLOW)
+    job_id = own_stack.submit(max_tokens=60)
+    own_stack.wait_for_text(job_id)
+    worker.terminate()
+    assert worker.wait(60) == 0
+    assert own_stack.store.redis.hget(f"job:{job_id}", "charged") == "0"
+    own_stack.start_worker("patient")
+    own_stack.wait_for_state(job_id, "done")
+    assert_ended_once(own_stack.store, job_id, "done")
+
+
+def test_jobs_submitted_while_no_worker_lives_are_answered_later(own_stack: Stack) -> None:
+    job_ids = [own_stack.submit(f"{number}번째 질문", max_tokens=5) for number in range(5)]
+    own_stack.start_worker()
+    for job_id in job_ids:
+        own_stack.wait_for_state(job_id, "done")
+        assert_ended_once(own_stack.store, job_id, "done")
+
+
+def test_a_job_cancelled_while_no_worker_lives_is_never_run(own_stack: Stack) -> None:
+    job_id = own_stack.submit()
+    assert own_stack.http.delete(f"/v1/jobs/{job_id}").json()["status"] == "cancelled"
+    own_stack.start_worker()
+    other = own_stack.submit(max_tokens=5)
+    own_stack.wait_for_state(other, "done")
+    assert_ended_once(own_stack.store, job_id, "cancelled")
+    assert [event.type for event in events(own_stack.store, job_id)] == ["final"]
+
+
+def test_messages_that_are_no_hints_do_not_stop_a_worker(own_stack: Stack) -> None:
+    own_stack.start_worker()
+    own_stack.store.redis.lpush("celery.scripted", '{"body": "not base64", "headers": {"task": "no.such.task"}}')
+    own_stack.store.redis.lpush("celery.scripted", "not json")
+    job_id = own_stack.submit(max_tokens=5)
+    own_stack.wait_for_state(job_id, "done")

