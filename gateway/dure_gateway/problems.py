@@ -73,10 +73,20 @@ def _language(request: Request) -> str:
 
 def _invalid(error: RequestValidationError) -> Problem:
     first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"}]
+    where = [str(part) for part in first["loc"] if _is_field(part)]
     text, values = validation_text(first)
     status = 400 if first["type"] == "json_invalid" else 422
     return Problem(status, text, ".".join(where) or None, values)
+
+
+def _is_field(part: str | int) -> bool:
+    """Whether a part of pydantic's location is a field or an index of the client's, not a branch of a union."""
+    return isinstance(part, int) or (
+        part not in {"body", "query", "path", "header"}
+        and part.islower()
+        and "[" not in part
+        and part not in {"str", "constrained-str"}
+    )
 
 
 def _store_problem(error: StoreError) -> Problem:

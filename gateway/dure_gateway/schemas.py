@@ -13,6 +13,7 @@ _MAX_CHARACTERS = 64_000
 
 Content = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_CHARACTERS, pattern=r"\S")]
 ConversationId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 MaxTokens = Annotated[int, Field(ge=1, le=4096)]
 Stop = Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=8)]
 
@@ -48,7 +49,7 @@ class ChatRequest(SamplingFields):
     conversation_id: ConversationId | None = Field(
         default=None, description="From an earlier answer, to go on with it."
     )
-    model: str | None = None
+    model: ModelName | None = None
 
     def payload(self, history: list[Message], max_tokens: int) -> JobPayload:
         return JobPayload(
@@ -67,7 +68,7 @@ class StreamingChatRequest(ChatRequest):
 
 class TextPart(BaseModel):
     type: Literal["text"]
-    text: str
+    text: Content
 
 
 class CompletionMessage(BaseModel):
@@ -88,7 +89,7 @@ class StreamOptions(BaseModel):
 class CompletionRequest(BaseModel):
     """OpenAI's chat completion. Fields without effect here (user, metadata, …) are ignored, as its clients expect."""
 
-    model: str
+    model: ModelName
     messages: Annotated[list[CompletionMessage], Field(min_length=1, max_length=200)]
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()

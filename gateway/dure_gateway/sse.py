@@ -31,8 +31,14 @@ def queued_event(job: JobRecord, position: int | None) -> ServerSentEvent:
 
 
 def named(name: str, data: dict[str, Any], event_id: str | None = None) -> ServerSentEvent:
-    return ServerSentEvent(data=json.dumps(data, ensure_ascii=False), event=name, id=event_id)
+    return ServerSentEvent(data=_json(data), event=name, id=event_id)
 
 
 def data_only(data: dict[str, Any]) -> ServerSentEvent:
-    return ServerSentEvent(data=json.dumps(data, ensure_ascii=False))
+    return ServerSentEvent(data=_json(data))
+
+
+def _json(data: dict[str, Any]) -> str:
+    # Many clients split lines at U+2028 and its like too, which raw JSON may hold; escaped, these never end a line.
+    text = json.dumps(data, ensure_ascii=False)
+    return text.translate({0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"})

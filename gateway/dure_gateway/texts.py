@@ -220,9 +220,9 @@ def choose_language(accept_language: str) -> str:
     weighted: list[tuple[float, str]] = []
     for part in accept_language.split(","):
         tag, _, parameters = part.strip().partition(";")
-        quality = parameters.strip().removeprefix("q=") if parameters else "1"
+        quality = parameters.strip().lower().removeprefix("q=") if parameters else "1"
         try:
-            weighted.append((-float(quality), tag.lower().split("-")[0]))
+            weighted.append((-float(quality), tag.strip().lower().split("-")[0]))
         except ValueError:
             continue
     wanted = [tag for weight, tag in sorted(weighted, key=lambda pair: pair[0]) if weight < 0 and tag in {"ko", "en"}]

@@ -76,7 +76,8 @@ class Child:
     def how_it_ended(self) -> str:
         code = self.process.returncode if self.process else None
         if code is not None and code < 0:
-            return f"killed by {signal.Signals(-code).name}"
+            known = {number.value: number.name for number in signal.Signals}
+            return f"killed by {known.get(-code, f'signal {-code}')}"
         return f"exit status {code}"
 
 

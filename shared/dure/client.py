@@ -7,7 +7,8 @@ Requests and answers are described once, in `ChatOptions` and `_read_*`; the two
 """
 
 import json
-from collections.abc import AsyncGenerator, Generator
+import re
+from collections.abc import AsyncGenerator, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self, TypedDict, Unpack
 
@@ -95,11 +96,12 @@ class Client:
         """Yield events up to the final one. Closing the generator early cancels the job."""
         body = _body(message, options) | {"stream": True}
         with self._http.stream("POST", "/api/chat", json=body) as response:
-            if response.is_error:
+            if not response.is_success:
                 response.read()
                 _checked(response)
             reader = _SseReader()
-            yield from filter(None, map(reader.feed, response.iter_lines()))
+            for chunk in response.iter_text():
+                yield from reader.feed(chunk)
 
     def submit(self, message: str, *, idempotency_key: str = "", **options: Unpack[ChatOptions]) -> Job:
         body, headers = _body(message, options), _key(idempotency_key)
@@ -134,12 +136,12 @@ class AsyncClient:
         """Yield events up to the final one. Closing the generator early cancels the job."""
         body = _body(message, options) | {"stream": True}
         async with self._http.stream("POST", "/api/chat", json=body) as response:
-            if response.is_error:
+            if not response.is_success:
                 await response.aread()
                 _checked(response)
             reader = _SseReader()
-            async for line in response.aiter_lines():
-                if event := reader.feed(line):
+            async for chunk in response.aiter_text():
+                for event in reader.feed(chunk):
                     yield event
 
     async def submit(self, message: str, *, idempotency_key: str = "", **options: Unpack[ChatOptions]) -> Job:
@@ -162,15 +164,24 @@ class AsyncClient:
         await self.close()
 
 
+# A CR at the very end may be half of a CRLF, and waits for what follows.
+_LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
+
+
 class _SseReader:
-    """Lines of a text/event-stream into events (WHATWG HTML, 9.2)."""
+    """A text/event-stream into events (WHATWG HTML, 9.2). Only CR, LF and both together end a line."""
 
     def __init__(self) -> None:
+        self._rest = ""
         self._name = ""
         self._data: list[str] = []
 
-    def feed(self, line: str) -> StreamEvent | None:
-        """Return the event that an empty line completes. Raises ClientError for a final event with an error."""
+    def feed(self, chunk: str) -> Iterator[StreamEvent]:
+        """Yield the events that are complete now. Raises ClientError at a final event with an error."""
+        *lines, self._rest = _LINE_END.split(self._rest + chunk)
+        yield from filter(None, map(self._line, lines))
+
+    def _line(self, line: str) -> StreamEvent | None:
         if not line:
             name, data = self._name, "\n".join(self._data)
             self._name, self._data = "", []
@@ -192,40 +203,46 @@ def _key(idempotency_key: str) -> dict[str, str]:
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:
-    if response.is_success:
-        answer: dict[str, Any] = response.json()
-        return answer
+    """The answer's JSON object. Raises ClientError for an error, and for anything that is not dure's."""
     try:
-        error = response.json()["error"]
+        answer: dict[str, Any] = response.json()
+        if response.is_success and isinstance(answer, dict):
+            return answer
+        error = _error(answer["error"], response.status_code)
     except (ValueError, KeyError, TypeError):
-        text = f"HTTP {response.status_code} from something that is not dure's gateway: check the address"
-        raise ClientError(text, status=response.status_code, code="not_dure") from None
-    raise _error(error, response.status_code)
+        error = _not_dure(response.status_code)
+    raise error
 
 
 def _error(error: dict[str, Any], status: int) -> ClientError:
-    where = f"{error['field']}: " if error.get("field") else ""
+    where = f"{error['field']}: " if error["field"] else ""
     return ClientError(f"{where}{error['message']} {error['remedy']}", status=status, code=error["code"])
+
+
+def _not_dure(status: int) -> ClientError:
+    text = f"HTTP {status} from something that is not dure's gateway: check the address"
+    return ClientError(text, status=status, code="not_dure")
 
 
 def _read_event(name: str, data: dict[str, Any]) -> StreamEvent:
     if name != "final":
         return StreamEvent(
-            name,
-            data.get("text", ""),
-            data.get("attempt", 0),
-            data.get("queue_position"),
-            data.get("job_id", ""),
+            name, data.get("text", ""), data.get("attempt", 0), data.get("queue_position"), data.get("job_id", "")
         )
     if "error" in data:
-        raise _error(data["error"], 200)
+        raise _error(data["error"], httpx.codes.OK)
     return StreamEvent("final", job_id=data["job_id"], reply=_read_reply(data))
 
 
 def _read_reply(data: dict[str, Any]) -> ChatReply:
-    return ChatReply(**{name: data[name] for name in ChatReply.__dataclass_fields__})
+    try:
+        return ChatReply(**{name: data[name] for name in ChatReply.__dataclass_fields__})
+    except KeyError:
+        raise _not_dure(httpx.codes.OK) from None
 
 
 def _read_job(data: dict[str, Any]) -> Job:
-    known = {name: data[name] for name in Job.__dataclass_fields__ if name in data}
-    return Job(**known, raw=data)
+    try:
+        return Job(**{name: data[name] for name in Job.__dataclass_fields__ if name in data}, raw=data)
+    except TypeError:
+        raise _not_dure(httpx.codes.OK) from None

@@ -15,7 +15,9 @@ A final state never changes.
 import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from dure.errors import DureError
 
@@ -41,8 +43,14 @@ class PayloadError(DureError):
     """A job's payload cannot be read by this release."""
 
 
+# What another release or program wrote is read by its types, and with no field that this release does not know.
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
 @dataclass(frozen=True)
 class Message:
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
     role: Role
     content: str
 
@@ -50,6 +58,8 @@ class Message:
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn. None leaves a value to the worker's default."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     temperature: float | None = None
     top_p: float | None = None
@@ -66,7 +76,9 @@ class JobPayload:
     style and personality are None where the client's own system message rules alone.
     """
 
-    messages: list[Message]
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    messages: Annotated[list[Message], Field(min_length=1)]
     style: str | None = None
     personality: str | None = None
     max_tokens: int = 256
@@ -78,18 +90,21 @@ class JobPayload:
         return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> "JobPayload":
         """Raise PayloadError for anything this release does not understand."""
         try:
-            raw: dict[str, Any] = json.loads(text)
-            if raw["schema"] > SCHEMA:
+            schema = json.loads(text)["schema"]
+            if schema > SCHEMA:
                 raise PayloadError(
-                    f"the job has schema {raw['schema']}, this worker knows {SCHEMA}: update this worker's dure"
+                    f"the job has schema {schema}, this worker knows {SCHEMA}: update this worker's dure"
                 )
-            messages = [Message(**message) for message in raw.pop("messages")]
-            return cls(messages=messages, sampling=Sampling(**raw.pop("sampling")), **raw)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PayloadError(f"the job's payload cannot be read: {type(error).__name__}") from error
+            return _PAYLOAD.validate_json(text)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            # Not the error's own text: it quotes the prompt.
+            raise PayloadError(f"the job's payload cannot be read: {type(error).__name__}") from None
+
+
+_PAYLOAD = TypeAdapter(JobPayload)
 
 
 @dataclass(frozen=True)

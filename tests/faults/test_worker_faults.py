@@ -2,6 +2,7 @@
 
 import signal
 
+from dure import broker
 from support import Stack, assert_ended_once, events, stop
 
 SLOW = {"DURE_WORKER_SCRIPTED_TOKEN_S": "0.05"}
@@ -88,9 +89,9 @@ def test_a_job_cancelled_while_no_worker_lives_is_never_run(own_stack: Stack) ->
     assert [event.type for event in events(own_stack.store, job_id)] == ["final"]
 
 
-def test_messages_that_are_no_hints_do_not_stop_a_worker(own_stack: Stack) -> None:
+def test_a_message_for_an_unknown_task_does_not_stop_a_worker(own_stack: Stack) -> None:
     own_stack.start_worker()
-    own_stack.store.redis.lpush("celery.scripted", '{"body": "not base64", "headers": {"task": "no.such.task"}}')
-    own_stack.store.redis.lpush("celery.scripted", "not json")
+    with broker.make_celery(own_stack.valkey.url) as app:
+        app.send_task("no.such.task", ("x",), queue="celery.scripted")
     job_id = own_stack.submit(max_tokens=5)
     own_stack.wait_for_state(job_id, "done")

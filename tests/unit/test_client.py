@@ -109,15 +109,34 @@ def event(name: str, data: Any) -> str:
 
 def feed(*lines: str) -> list[StreamEvent]:
     reader = _SseReader()
-    return [event for line in lines if (event := reader.feed(line))]
+    return [event for line in lines for event in reader.feed(f"{line}\n")]
 
 
 def test_an_event_is_complete_at_its_empty_line_and_not_before() -> None:
     reader = _SseReader()
-    assert reader.feed("event: token") is None
-    assert reader.feed('data: {"attempt": 1, "text": "두"}') is None
-    assert reader.feed("") == StreamEvent("token", text="두", attempt=1)
-    assert reader.feed("") is None
+    assert list(reader.feed("event: token\n")) == []
+    assert list(reader.feed('data: {"attempt": 1, "text": "두"}\n')) == []
+    assert list(reader.feed("\n")) == [StreamEvent("token", text="두", attempt=1)]
+    assert list(reader.feed("\n")) == []
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_any_chunking_and_any_line_end_give_the_same_events(end: str) -> None:
+    text = end.join(
+        [
+            "event: token",
+            'data: {"attempt": 1, "text": "두\u2028레"}',
+            "",
+            "event: start",
+            'data: {"attempt": 2}',
+            "",
+            "",
+        ]
+    )
+    whole = list(_SseReader().feed(text + "\n"))
+    reader = _SseReader()
+    assert [event for letter in text + "\n" for event in reader.feed(letter)] == whole
+    assert [event.type for event in whole] == ["token", "start"]
 
 
 def test_data_over_several_lines_is_one_event() -> None:

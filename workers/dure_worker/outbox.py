@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,14 +18,15 @@ _ROUND_S = 0.08
 
 @dataclass
 class Delivery:
-    """One running attempt's text on its way. `advanced` is set by every token and cleared by a renewal of the lease."""
+    """One running attempt's text on its way."""
 
     claim: Claim
     on_stop: Callable[[EmitReply], None]  # called from the outbox's thread, with CANCEL or LOST
+    deadline: float  # by time.monotonic()
     pending: list[Draft] = field(default_factory=list)
     next_seq: int = 1
     is_first: bool = True
-    advanced: bool = True
+    num_seen: int = -1  # the outbox's count of advances at the last renewal of the lease
     stop_reply: EmitReply = EmitReply.OK
 
 
@@ -35,6 +37,8 @@ class Outbox:
         self._store = store
         self._lease_s = lease_s
         self._deliveries: dict[str, Delivery] = {}
+        # Over all slots: while one prompt is read, the others stand still, and that is no reason to lose them.
+        self._num_advances = 0
         self._lock = threading.Lock()  # over the deliveries and their fields
         self._sending = threading.Lock()  # held during a round, so that `close` waits for what is under way
         self._wake = threading.Event()
@@ -43,15 +47,15 @@ class Outbox:
         self._thread.start()
 
     def open(self, claim: Claim, on_stop: Callable[[EmitReply], None]) -> Delivery:
-        delivery = Delivery(claim, on_stop)
+        delivery = Delivery(claim, on_stop, time.monotonic() + claim.deadline_s)
         with self._lock:
             self._deliveries[claim.job_id] = delivery
         return delivery
 
     def add(self, delivery: Delivery, drafts: list[Draft]) -> None:
-        """Note that the job advanced, with or without text. The first text leaves at once."""
+        """Note that the engine advanced, with or without text. The first text leaves at once."""
         with self._lock:
-            delivery.advanced = True
+            self._num_advances += 1
             delivery.pending += drafts
             if not (drafts and delivery.is_first):
                 return
@@ -83,21 +87,20 @@ class Outbox:
         if delivery.stop_reply is EmitReply.LOST:
             return
         with self._lock:
-            drafts, has_advanced = list(delivery.pending), delivery.advanced
-            delivery.advanced = False
+            drafts, num_advances = list(delivery.pending), self._num_advances
         claim = delivery.claim
-        # Without progress the lease is left to run out: a hung engine must lose its jobs.
-        lease_s = self._lease_s if has_advanced else 0
+        # Without progress, or past its deadline, the lease is left to run out: a hung engine must lose its jobs.
+        may_renew = num_advances != delivery.num_seen and time.monotonic() < delivery.deadline
+        lease_s = self._lease_s if may_renew else 0
         try:
             reply = self._store.emit(claim.job_id, claim.attempt, delivery.next_seq, drafts, lease_s)
         except StoreError as error:
-            with self._lock:
-                delivery.advanced |= has_advanced
             log.warning("text waits for Redis: %s", error, extra={"action": "outbox.wait", "job_id": claim.job_id})
             return
         with self._lock:
             del delivery.pending[: len(drafts)]
             delivery.next_seq += len(drafts)
+            delivery.num_seen = num_advances
         if reply is not EmitReply.OK and reply is not delivery.stop_reply:
             delivery.stop_reply = reply
             delivery.on_stop(reply)

