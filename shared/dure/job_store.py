@@ -11,6 +11,8 @@ from importlib.resources import files
 from typing import Any, Literal, cast
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from dure import keys
 from dure.errors import IdempotencyConflict, QueueFull, StoreError, StoreUnavailable
@@ -84,7 +86,7 @@ class Outcome:
 
 
 def connect(url: str, timeout_s: float, **options: Any) -> "redis.Redis":
-    """A client whose every command ends within `timeout_s`, answered or not. Replies are str."""
+    """A client whose every command ends within twice `timeout_s`, answered or not. Replies are str."""
     return redis.Redis.from_url(
         url,
         decode_responses=True,
@@ -92,6 +94,8 @@ def connect(url: str, timeout_s: float, **options: Any) -> "redis.Redis":
         socket_connect_timeout=timeout_s,
         socket_keepalive=True,
         health_check_interval=10,
+        # One more try on a new connection: those in the pool break when the server restarts.
+        retry=Retry(NoBackoff(), 1),
         **options,
     )
 
