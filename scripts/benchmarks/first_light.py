@@ -24,6 +24,7 @@ from dure_worker.conversation.conversation import Conversation
 from dure_worker.engines import Engine, GenerateRequest
 from dure_worker.settings import WorkerSettings
 
+READMES = (Path("README.md"), Path("README.ko.md"))
 RESULT = Path("scripts/results/first-light.md")
 QUESTION = "두레가 무엇인지 한국어로 자세히 설명해 주세요."
 LONG_TEXT = "두레는 농사일이 바쁠 때 이웃끼리 힘을 모으던 마을의 모임입니다. "
@@ -169,12 +170,19 @@ def report(model: str, found: dict[str, float], command: str) -> str:
     return "\n".join(lines)
 
 
+def put_between_marks(path: Path, name: str, text: str) -> None:
+    before, rest = path.read_text("utf-8").split(f"<!-- {name} -->")
+    _, after = rest.split(f"<!-- /{name} -->")
+    path.write_text(f"{before}<!-- {name} -->\n{text}<!-- /{name} -->{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench first-light", description=__doc__)
     parser.add_argument("--model", default=Settings.read().model)
     parser.add_argument("--repeats", type=int, default=20, help="pairs of engine alone and whole road")
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--jobs", type=int, default=1000, help="scripted jobs")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md and README.ko.md")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     options = parser.parse_args()
     settings = Settings.read(model=options.model)
@@ -192,6 +200,9 @@ def main() -> None:
     found["second_start_s"] = measure_start(options.model, settings.models_dir)
     text = report(options.model, found, f"scripts/bench first-light --repeats {options.repeats} --jobs {options.jobs}")
     RESULT.write_text(text, encoding="utf-8")
+    if options.readme:
+        for readme in READMES:
+            put_between_marks(readme, "first-light", text)
     print(text)
     if options.json:
         print(json.dumps({"model": options.model, "machine": machine.describe(), **found}))

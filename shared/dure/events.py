@@ -1,11 +1,11 @@
 """Events of a job, as they lie in the stream `job:{id}:ev`.
 
-| type     | written by | carries                                                            |
-|----------|------------|--------------------------------------------------------------------|
+| type     | written by | carries                                                             |
+|----------|------------|---------------------------------------------------------------------|
 | start    | CLAIM      | attempt, worker: an attempt begins; earlier attempts' text is void  |
-| token    | EMIT       | attempt, seq, text: a draft, as generated                          |
-| sentence | EMIT       | attempt, seq, text: edited text, never taken back                  |
-| final    | the script that ends the job | state; the answer itself is in the job's hash    |
+| token    | EMIT       | attempt, seq, text: a draft as generated, one token or several      |
+| sentence | EMIT       | attempt, seq, text: edited text, never taken back                   |
+| final    | the ending script | state; the answer itself is in the job's hash                |
 
 seq counts the token and sentence events of one attempt from 1, without gaps.
 """

@@ -15,7 +15,7 @@ from dure.worker_registry import WorkerRegistry
 from dure_worker.engines import GenerateRequest, Token
 from dure_worker.engines.scripted import ScriptedEngine
 from dure_worker.lifecycle import Lifecycle
-from dure_worker.outbox import Outbox
+from dure_worker.outbox import Delivery, Outbox
 from dure_worker.runner import Runner
 from support import Valkey, assert_ended_once, events, new_job, payload, wait_for
 
@@ -229,3 +229,19 @@ def test_text_waits_while_redis_is_away_and_arrives_once(tmp_path_factory: pytes
         rig.close()
         client.close()
         server.stop()
+
+
+def test_tokens_that_leave_together_are_one_event_but_a_tried_one_never_grows(store: JobStore) -> None:
+    store.submit(new_job("a"), max_queued=10)
+    claimed = store.claim("a", "w1", "box")
+    assert claimed is not None
+    delivery = Delivery(claimed, lambda _: None, deadline=0)
+    for text in ("하나", "둘"):
+        delivery.append(Draft(EventType.TOKEN, text))
+    assert [draft.text for draft in delivery.pending] == ["하나둘"]
+    delivery.num_tried = 1
+    for text in ("셋", "넷"):
+        delivery.append(Draft(EventType.TOKEN, text))
+    delivery.append(Draft(EventType.SENTENCE, "하나둘셋넷"))
+    delivery.append(Draft(EventType.TOKEN, "다섯"))
+    assert [draft.text for draft in delivery.pending] == ["하나둘", "셋넷", "하나둘셋넷", "다섯"]

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dure.errors import StoreError
-from dure.events import Draft
+from dure.events import Draft, EventType
 from dure.job_store import Claim, EmitReply, JobStore
 
 log = logging.getLogger(__name__)
 
 # Readers see text at most so late; each round costs one short script per running job.
-_ROUND_S = 0.08
+_ROUND_S = 0.1
 
 
 @dataclass
@@ -24,10 +24,18 @@ class Delivery:
     on_stop: Callable[[EmitReply], None]  # called from the outbox's thread, with CANCEL or LOST
     deadline: float  # by time.monotonic()
     pending: list[Draft] = field(default_factory=list)
+    num_tried: int = 0  # of pending, those that may be written already: their reply was lost
     next_seq: int = 1
     is_first: bool = True
     num_seen: int = -1  # the outbox's count of advances at the last renewal of the lease
     stop_reply: EmitReply = EmitReply.OK
+
+    def append(self, draft: Draft) -> None:
+        """Tokens that leave together are one event, unless a written one would grow behind its reader's back."""
+        if len(self.pending) > self.num_tried and self.pending[-1].type is draft.type is EventType.TOKEN:
+            self.pending[-1] = Draft(EventType.TOKEN, self.pending[-1].text + draft.text)
+        else:
+            self.pending.append(draft)
 
 
 class Outbox:
@@ -56,7 +64,8 @@ class Outbox:
         """Note that the engine advanced, with or without text. The first text leaves at once."""
         with self._lock:
             self._num_advances += 1
-            delivery.pending += drafts
+            for draft in drafts:
+                delivery.append(draft)
             if not (drafts and delivery.is_first):
                 return
             delivery.is_first = False
@@ -88,6 +97,7 @@ class Outbox:
             return
         with self._lock:
             drafts, num_advances = list(delivery.pending), self._num_advances
+            delivery.num_tried = len(drafts)
         claim = delivery.claim
         # Without progress, or past its deadline, the lease is left to run out: a hung engine must lose its jobs.
         may_renew = num_advances != delivery.num_seen and time.monotonic() < delivery.deadline
@@ -99,6 +109,7 @@ class Outbox:
             return
         with self._lock:
             del delivery.pending[: len(drafts)]
+            delivery.num_tried = 0
             delivery.next_seq += len(drafts)
             delivery.num_seen = num_advances
         if reply is not EmitReply.OK and reply is not delivery.stop_reply:

@@ -1,9 +1,12 @@
 """The portable engine: llama.cpp's server inside this process, through xllamacpp."""
 
+import os
 import queue
 import secrets
+import sys
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from dure_worker.engines.base import EngineInfo, FinishReason, GenerateRequest, 
 # Prompt tokens computed in one go. The runtime looks at cancellation and at the other slots only in between, and its
 # work buffers grow with it: 512 gives some 10 % more prompt speed, but stalls everything else for 8 s on a 2-core box.
 _BATCH = 64
+
+_NICE = 5
 
 _DEFAULTS = Sampling(temperature=0.7, top_p=0.8, top_k=20, min_p=0.0, repetition_penalty=1.05)  # Qwen2.5's own advice
 
@@ -46,7 +51,7 @@ class LlamaEngine:
         params = _params(path, num_slots, context, num_threads, cache_mib, is_mapped)
         params.api_keys = [key]
         try:
-            self._server = xllamacpp.Server(params)
+            self._server = _as_batch_work(lambda: xllamacpp.Server(params))
         except (RuntimeError, ValueError) as error:
             raise EngineError(f"{path} cannot be loaded: {error}. Check it with `dure model fetch {model}`") from error
         # The runtime's helper endpoints (tokenize, template) exist over its loopback listener only.
@@ -107,6 +112,24 @@ class LlamaEngine:
             raise EngineError(f"the llama runtime does not answer {path}: {error}") from error
         result: dict[str, Any] = answer.json()
         return result
+
+
+def _as_batch_work(make: Callable[[], Any]) -> Any:
+    """Call `make` in a thread of the batch class and lower priority; threads that it starts inherit both (sched(7)).
+
+    Computing takes every core. A token that is ready must still reach its reader at once: Redis, the gateway and this
+    worker's own Python go first, for a few microseconds each. Measured: 16 → 9 ms until the first token is seen.
+    """
+
+    def lowered() -> Any:
+        if sys.platform == "linux":
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, _NICE)
+            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+        return make()
+
+    with ThreadPoolExecutor(1, "engine loader") as pool:
+        return pool.submit(lowered).result()
 
 
 def _params(path: Path, num_slots: int, context: int, num_threads: int, cache_mib: int, is_mapped: bool) -> Any:
