@@ -9,6 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect, sync_playwright
 from rich.console import Console
+from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from benchmarks.village import Village
@@ -17,6 +18,9 @@ from dure.settings import Settings
 FOLDER = Path("scripts/results/screenshots")
 QUESTIONS = ("안녕하세요! 오늘 날씨가 어때요?", "파이썬에서 리스트를 거꾸로 뒤집는 방법을 알려 주세요.")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+# In this font a Hangul letter is exactly two columns wide, as in a terminal.
+_HTML = """<pre style="margin:0;padding:16px;background:{background};color:{foreground};
+font:15px/1.5 'Noto Sans Mono CJK KR',monospace;white-space:pre-wrap">{code}</pre>"""
 _ANSWER_MS = 180_000
 _COLUMNS, _ROWS = 92, 30
 
@@ -56,11 +60,11 @@ def terminal(browser: Browser, village: Village) -> None:
         screen = _tmux("capture-pane", "-e", "-p")
     finally:
         _tmux("kill-session")
-    console = Console(record=True, width=_COLUMNS, file=io.StringIO())
+    console = Console(record=True, width=_COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(screen.rstrip()))
-    page = browser.new_page(viewport={"width": 1000, "height": 400})
-    page.set_content(f"<body style='margin:0'>{console.export_svg(title='dure chat')}</body>")
-    page.locator("svg").screenshot(path=FOLDER / "terminal-chat.png")
+    page = browser.new_page(viewport={"width": 860, "height": 400})
+    page.set_content(console.export_html(inline_styles=True, theme=MONOKAI, code_format=_HTML))
+    page.locator("pre").screenshot(path=FOLDER / "terminal-chat.png")
     page.close()
 
 

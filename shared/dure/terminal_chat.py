@@ -37,7 +37,7 @@ class TerminalChat:
         self._turns: list[tuple[str, str]] = []
 
     def run(self, read: Callable[[], str]) -> None:
-        self._console.print("두레입니다. 무엇이든 물어보세요. (/도움말, /help)", style="bold")
+        self._console.print("두레입니다. 무엇이든 물어보세요. (/도움말, /help)", style="bold", highlight=False)
         while True:
             try:
                 line = read().strip()

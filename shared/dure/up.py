@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -154,11 +155,17 @@ def _where_to_click(options: UpOptions, password: str, settings: Settings) -> Ta
     table.add_row("대화 / Chat page", f"http://localhost:{options.web_port}")
     table.add_row("API", f"http://localhost:{options.port}/docs")
     table.add_row("상태 / Flower", f"http://localhost:{options.flower_port}  (dure / {password})")
-    table.add_row("터미널 / Terminal", f"dure chat --url http://localhost:{options.port}")
+    table.add_row("터미널 / Terminal", f"{_as_typed()} chat")
     table.add_row("모델 / Model", settings.model)
     table.add_row("상태 폴더 / State", str(settings.home))
     table.caption = "Ctrl-C로 멈춥니다. / Ctrl-C stops everything."
     return table
+
+
+def _as_typed() -> str:
+    """How the user calls this program: `scripts/run` puts no `dure` on the PATH."""
+    typed = Path(sys.argv[0])
+    return str(typed) if shutil.which("dure") is None else "dure"
 
 
 @contextlib.contextmanager

@@ -290,3 +290,21 @@ def test_a_phone_sees_the_whole_page_without_sideways_scrolling(page: Page) -> N
     page.set_viewport_size({"width": 360, "height": 640})
     expect(page.locator("#send")).to_be_in_viewport(ratio=1)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_code_and_bold_of_an_answer_are_shown_as_such_and_html_in_them_stays_text(page: Page) -> None:
+    reply = "**뒤집기**는 `[::-1]`입니다.\n\n```python\nprint('<b>x</b>')  # **그대로**\n```\n끝."
+    serve_events(page, sse(("1-0", "final", DONE | {"reply": reply})))
+    ask(page, "어떻게 뒤집나요?")
+    expect_status(page, "done")
+    expect(answer(page).locator("strong")).to_have_text(["뒤집기"])
+    expect(answer(page).locator("code")).to_have_text(["[::-1]", "print('<b>x</b>')  # **그대로**"])
+    expect(answer(page).locator("b")).to_have_count(0)
+    expect(answer(page).locator(".text")).not_to_contain_text("```")
+
+
+def test_a_torn_code_fence_is_left_as_it_came(page: Page) -> None:
+    serve_events(page, sse(("1-0", "final", DONE | {"reply": "예입니다.\n```python\nprint(1)"})))
+    ask(page, "어떻게 쓰나요?")
+    expect_status(page, "done")
+    expect(answer(page).locator(".text")).to_contain_text("```python")

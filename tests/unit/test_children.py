@@ -102,7 +102,7 @@ def test_only_the_child_that_died_is_started_again(yard: Yard) -> None:
 
 
 def test_a_child_that_dies_five_times_early_is_given_up_with_its_last_words(yard: Yard) -> None:
-    yard.start("import sys; print('첫마디'); sys.exit('설정이 틀렸습니다')")
+    yard.start("import sys; print('첫마디', flush=True); sys.exit('설정이 틀렸습니다')")
     message = yard.watch_until_given_up()
     assert "일꾼 died 5 times (exit status 1)" in message
     assert message.endswith("설정이 틀렸습니다")

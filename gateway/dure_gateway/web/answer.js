@@ -1,6 +1,7 @@
 // One answer on the page. Text goes in as text nodes only: nothing that a model or a person wrote is read as HTML.
 
 import { Problem } from "./gateway.js";
+import { format, hasMarkdown } from "./markdown.js";
 import { texts } from "./texts.js";
 
 export class Answer {
@@ -83,6 +84,8 @@ export class Answer {
     this.#draft.textContent = "";
     if (reply.startsWith(shown)) this.#fixed.append(reply.slice(shown.length));
     else this.#fixed.textContent = reply;
+    // Only the whole answer: half a code block cannot be told from text.
+    if (hasMarkdown(reply)) this.#fixed.replaceChildren(...format(reply));
   }
 
   #writing() {
