@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from dure import broker
+from dure import broker, keys
 from dure.errors import StoreError
 from dure.job_store import JobStore, NewJob
 from dure_gateway.routing import Router
@@ -38,10 +38,10 @@ class Admission:
             self.publish(job_id, self._router.choose(job.model))
         return Ticket(job_id, is_new)
 
-    def publish(self, job_id: str, queue: str) -> None:
+    def publish(self, job_id: str, queue: str, priority: int = keys.PRIORITY_NORMAL) -> None:
         """Send a hint. A failure is not the client's: the job is recorded, and the reconciler hints at it again."""
         try:
-            broker.publish(self._celery, job_id, queue)
+            broker.publish(self._celery, job_id, queue, priority)
         except (OperationalError, OSError) as error:
             log.warning("hint not sent: %s", error, extra={"action": "job.publish_failed", "job_id": job_id})
 

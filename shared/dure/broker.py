@@ -23,7 +23,7 @@ def make_celery(redis_url: str) -> Celery:
     return app
 
 
-def publish(app: Celery, job_id: str, queue: str, priority: int = 0) -> None:
+def publish(app: Celery, job_id: str, queue: str, priority: int = keys.PRIORITY_NORMAL) -> None:
     """Send one hint, without retry. Raises kombu's OperationalError; the hint may have gone out all the same."""
     # The message's id is the job's id: the reconciler compares these, and Flower lists tasks by job.
     app.send_task(TASK_NAME, (job_id,), task_id=job_id, queue=queue, priority=priority, retry=False)

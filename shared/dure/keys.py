@@ -20,10 +20,11 @@ kombu adds a separator and a number to a queue's key for each priority below the
 JOBS_QUEUED = "jobs:queued"
 JOBS_RUNNING = "jobs:running"
 WORKERS = "workers"
-UNACKED = "unacked"
 
 # 0 is served first. The same in every process, and few: each step is one more key in every BRPOP.
-PRIORITY_STEPS = (0, 6)
+PRIORITY_URGENT = 0  # jobs that had begun and lost their worker: somebody has seen half an answer
+PRIORITY_NORMAL = 6
+PRIORITY_STEPS = (PRIORITY_URGENT, PRIORITY_NORMAL)
 _KOMBU_PRIORITY_SEPARATOR = "\x06\x16"
 
 KEEP_JOB_S = 24 * 3600

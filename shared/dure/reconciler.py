@@ -19,9 +19,9 @@ HINT_LOST_AFTER_S = 5.0
 
 
 class Reconciler:
-    """publish(job_id, queue) sends a hint and may raise; the next round tries again."""
+    """publish(job_id, queue, priority) sends a hint and may raise; the next round tries again."""
 
-    def __init__(self, store: JobStore, publish: Callable[[str, str], None]) -> None:
+    def __init__(self, store: JobStore, publish: Callable[[str, str, int], None]) -> None:
         self._store = store
         self._publish = publish
 
@@ -31,11 +31,11 @@ class Reconciler:
         late = self._store.queued_longer_than(HINT_LOST_AFTER_S)
         waiting = [job_id for job_id in late if self._store.expire(job_id) == "KEPT"]
         queues = self._queues_of([*revived, *waiting])
-        # A revived job's old hint may still lie in `unacked` under its dead worker, so it is hinted at in any case.
         hinted = self._hinted_ids(set(queues.values())) if waiting else set()
         lost = dict.fromkeys([*revived, *(job_id for job_id in waiting if job_id not in hinted)])
         for job_id in lost:
-            self._publish(job_id, queues[job_id])
+            priority = keys.PRIORITY_URGENT if job_id in revived else keys.PRIORITY_NORMAL
+            self._publish(job_id, queues[job_id], priority)
             log.info("hint sent again", extra={"action": "job.republish", "job_id": job_id})
         return len(lost)
 
@@ -47,15 +47,17 @@ class Reconciler:
         return {job_id: keys.model_queue(model or "") for job_id, model in zip(job_ids, models, strict=True)}
 
     def _hinted_ids(self, queues: set[str]) -> set[str]:
-        """Ids of all hints queued, or taken and not yet acknowledged. Compared one by one: counts deceive."""
+        """Ids of all hints that wait in a queue. Compared one by one: counts deceive.
+
+        Hints that kombu keeps as taken and unacknowledged do not count: a live worker claims within milliseconds what
+        it takes, so a job still queued then has lost its hint to a dead one, which kombu would only notice after the
+        visibility timeout. In those milliseconds a hint may go out twice, which is harmless.
+        """
         names = cast("list[str]", self._store.redis.zrange(keys.WORKERS, 0, -1))
         own_queues = {keys.worker_queue(name) for name in names}
         with self._store.redis.pipeline(transaction=False) as pipe:
             for queue in queues | own_queues:
                 for name in keys.queue_keys(queue):
                     pipe.lrange(name, 0, -1)
-            pipe.hvals(keys.UNACKED)
-            *queued, unacked = pipe.execute()
-        messages = [json.loads(raw) for raws in queued for raw in raws]
-        messages += [json.loads(raw)[0] for raw in unacked]
-        return {message["headers"].get("id", "") for message in messages}
+            queued = pipe.execute()
+        return {json.loads(raw)["headers"].get("id", "") for raws in queued for raw in raws}

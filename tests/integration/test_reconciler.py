@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from kombu.exceptions import OperationalError
 
@@ -12,12 +14,14 @@ class Hints:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
+        self.priorities: list[int] = []
         self.is_broken = False
 
-    def __call__(self, job_id: str, queue: str) -> None:
+    def __call__(self, job_id: str, queue: str, priority: int) -> None:
         if self.is_broken:
             raise OperationalError("the broker is away")
         self.sent.append((job_id, queue))
+        self.priorities.append(priority)
 
 
 @pytest.fixture
@@ -59,6 +63,20 @@ def test_a_hint_in_any_queue_counts(store: JobStore, valkey: Valkey, hints: Hint
     assert Reconciler(store, hints).run_once() == 0
 
 
+def test_a_hint_taken_by_a_worker_that_died_before_its_claim_is_sent_again(
+    store: JobStore, valkey: Valkey, hints: Hints
+) -> None:
+    """kombu keeps it as unacknowledged for ten minutes. Fails where such a hint counts as one."""
+    submit_long_ago(store, "a")
+    with broker.make_celery(valkey.url) as app:
+        broker.publish(app, "a", "celery.scripted")
+    name = keys.queue_keys("celery.scripted")[-1]
+    message = json.loads(store.redis.rpop(name))
+    store.redis.hset("unacked", "tag", json.dumps([message, "celery.scripted", "celery.scripted"]))
+    Reconciler(store, hints).run_once()
+    assert hints.sent == [("a", "celery.scripted")]
+
+
 def test_other_jobs_hints_do_not_stand_in_for_a_lost_one(store: JobStore, valkey: Valkey, hints: Hints) -> None:
     submit_long_ago(store, "a")
     with broker.make_celery(valkey.url) as app:
@@ -73,6 +91,7 @@ def test_a_dead_workers_job_is_hinted_at_again(store: JobStore, hints: Hints) ->
     die(store, "a")
     Reconciler(store, hints).run_once()
     assert hints.sent == [("a", "celery.scripted")]
+    assert hints.priorities == [keys.PRIORITY_URGENT]
     job = store.get("a")
     assert job is not None
     assert job.state == "queued"

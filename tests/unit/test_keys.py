@@ -13,7 +13,6 @@ def test_no_two_things_share_a_key() -> None:
         keys.JOBS_QUEUED,
         keys.JOBS_RUNNING,
         keys.WORKERS,
-        keys.UNACKED,
     ]
     assert len(set(made)) == len(made)
 
