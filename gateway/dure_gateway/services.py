@@ -15,6 +15,7 @@ from dure.errors import StoreError
 from dure.job import JobRecord
 from dure.job_store import JobStore, NewJob, connect
 from dure.reconciler import Reconciler
+from dure.redis_policy import require_trustworthy
 from dure.settings import Settings
 from dure.worker_registry import WorkerRegistry
 from dure_gateway.admission import Admission, Ticket
@@ -34,7 +35,9 @@ class Services:
     def __init__(self, settings: Settings, gateway: GatewaySettings) -> None:
         url = settings.require_redis_url()
         self.settings = gateway
-        self.store = JobStore(connect(url, Settings.redis_timeout_s))
+        client = connect(url, Settings.redis_timeout_s)
+        require_trustworthy(client)
+        self.store = JobStore(client)
         self.router = Router(WorkerRegistry(self.store.redis), settings.model)
         self.admission = Admission(self.store, broker.make_celery(url), self.router, gateway.max_queued)
         self.events = EventReader(url, self.store, gateway.max_streams)

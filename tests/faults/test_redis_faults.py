@@ -4,8 +4,9 @@ import signal
 import threading
 
 import httpx
+import pytest
 
-from support import Stack, assert_ended_once, wait_for
+from support import DEADLINE_S, Stack, assert_ended_once, free_port, wait_for
 
 
 def test_without_redis_the_gateway_answers_503_and_says_when_to_come_back(own_stack: Stack) -> None:
@@ -74,6 +75,27 @@ def test_an_answer_survives_a_restart_of_redis_in_its_middle(own_stack: Stack) -
     ids = [line for line in found if line.startswith("id:")]
     assert len(ids) == len(set(ids))
     assert "event: final" in found
+
+
+@pytest.mark.parametrize("module", ["dure_gateway", "dure_worker"])
+def test_a_redis_that_evicts_keys_is_refused_at_start_with_the_remedy(own_stack: Stack, module: str) -> None:
+    own_stack.store.redis.config_set("maxmemory-policy", "allkeys-lru")
+    port = str(free_port())
+    process = own_stack.start(module, "refused", DURE_GATEWAY_PORT=port, DURE_GATEWAY_WEB_PORT=port)
+    assert process.wait(DEADLINE_S) == 1
+    assert "config set maxmemory-policy noeviction" in own_stack.log("refused").read_text("utf-8")
+
+
+@pytest.mark.parametrize("module", ["dure_gateway", "dure_worker"])
+def test_a_wrong_redis_password_is_said_at_start_and_not_shown(own_stack: Stack, module: str) -> None:
+    port = str(free_port())
+    address = own_stack.valkey.url.split("@")[1]
+    own = {"DURE_REDIS_URL": f"redis://:not-the-password@{address}", "DURE_GATEWAY_PORT": port}
+    process = own_stack.start(module, "refused", **own, DURE_GATEWAY_WEB_PORT=port)
+    assert process.wait(DEADLINE_S) == 1
+    said = own_stack.log("refused").read_text("utf-8")
+    assert "correct the password in DURE_REDIS_URL" in said
+    assert "not-the-password" not in said
 
 
 def test_a_worker_that_starts_before_redis_waits_for_it(own_stack: Stack) -> None:

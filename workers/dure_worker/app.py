@@ -9,6 +9,7 @@ from celery.signals import worker_shutting_down
 from dure import broker, catalog, keys
 from dure.errors import ModelMissing
 from dure.job_store import JobStore, connect
+from dure.redis_policy import require_trustworthy
 from dure.settings import Settings
 from dure.worker_registry import WorkerRegistry
 from dure_worker.engines import Engine
@@ -23,9 +24,10 @@ log = logging.getLogger(__name__)
 def run_worker(settings: Settings, worker: WorkerSettings) -> None:
     """Serve until SIGTERM or SIGINT. Returns after running answers ended or were given back."""
     url = settings.require_redis_url()
+    client = connect(url, Settings.redis_timeout_s)
+    require_trustworthy(client)
     engine = load_engine(settings, worker)
     log.info("model loaded: %s", engine.info.model, extra={"action": "worker.loaded", "worker": worker.name})
-    client = connect(url, Settings.redis_timeout_s)
     store = JobStore(client)
     lifecycle = Lifecycle(worker.name, engine.info, WorkerRegistry(client), worker.grace_s)
     outbox = Outbox(store, worker.lease_s)
