@@ -5,14 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from dure import __version__, catalog
+from dure import __version__, catalog, run_file
 from dure.errors import DureError, SettingsError
 from dure.persona import Personality, Style
 from dure.settings import Settings
@@ -72,7 +71,11 @@ def up(
 @app.command()
 def worker(
     redis: Annotated[
-        str | None, typer.Option(envvar="DURE_REDIS_URL", help="The cluster's Redis: redis://:password@host:port/0")
+        str | None,
+        typer.Option(
+            envvar="DURE_REDIS_URL",
+            help="The cluster's Redis: redis://:password@host:port/0. Default: that of this machine's `dure up`.",
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name in the catalogue.")] = None,
     slots: Annotated[int | None, typer.Option(min=1, max=64, help="Answers at once.")] = None,
@@ -82,6 +85,9 @@ def worker(
     from dure import up as up_module  # noqa: PLC0415 - needs the worker's packages
     from dure.children import Child, Children  # noqa: PLC0415
 
+    running = run_file.read(Settings.read().home)
+    if redis is None and running is not None:
+        redis = running.redis_url  # a second worker on the machine of `dure up`
     environ = dict(os.environ) | ({"DURE_REDIS_URL": redis} if redis else {})
     environ |= {"DURE_WORKER_SLOTS": str(slots)} if slots else {}
     settings = _settings(model, environ)
@@ -161,11 +167,8 @@ def _settings(model: str | None, environ: dict[str, str] | None = None) -> Setti
 
 def _local_url() -> str:
     """Where `dure up` listens, if it runs from this user's state folder."""
-    try:
-        run_file = json.loads(Path(Settings.read().home / "run.json").read_text("utf-8"))
-        return f"http://127.0.0.1:{run_file['port']}"
-    except (OSError, ValueError, KeyError):
-        return "http://127.0.0.1:8000"
+    running = run_file.read(Settings.read().home)
+    return f"http://127.0.0.1:{running.port if running else 8000}"
 
 
 def _require(module: str, extras: str) -> None:

@@ -251,6 +251,3 @@ def _flat(drafts: list[Draft]) -> list[str]:
 
 def _turn(role: str, content: str) -> str:
     return json.dumps({"role": role, "content": content}, ensure_ascii=False)
-
-
-__all__ = ["CancelReply", "Claim", "EmitReply", "JobStore", "NewJob", "Outcome", "connect"]

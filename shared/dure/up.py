@@ -1,7 +1,6 @@
 """`dure up`: everything on one machine, as children of one process."""
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -14,14 +13,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
-from dure import embedded_redis
+from dure import embedded_redis, run_file
 from dure.catalog import SCRIPTED
 from dure.children import Child, Children
 from dure.errors import DureError, ModelUnavailable, SettingsError
@@ -75,7 +73,7 @@ def run(settings: Settings, options: UpOptions, console: Console) -> None:
         finally:
             console.print("멈추는 중입니다… / Stopping…")
             children.stop()
-            _run_file(settings.home).unlink(missing_ok=True)
+            run_file.remove(settings.home)
             console.print("모두 멈췄습니다. / All stopped.")
 
 
@@ -104,18 +102,17 @@ def _start(settings: Settings, options: UpOptions, children: Children, stopper: 
         "DURE_GATEWAY_WEB_PORT": str(options.web_port),
     }
     password = secrets.token_urlsafe(12)
-    for child in _programs(options, environ, password, logs, settings.model):
+    for child in _programs(options, environ, password, logs):
         children.start(child)
-    _write_run_file(settings.home, options, environ["DURE_REDIS_URL"])
+    run_file.write(settings.home, run_file.Running(os.getpid(), options.port, environ["DURE_REDIS_URL"]))
     with console.status("모델을 올리는 중입니다… / Loading the model…"):
         _wait_until_ready(options.port, children, stopper)
     if not stopper.is_asked:
         console.print(_where_to_click(options, password, settings))
 
 
-def _programs(options: UpOptions, environ: dict[str, str], password: str, logs: Path, model: str) -> list[Child]:
+def _programs(options: UpOptions, environ: dict[str, str], password: str, logs: Path) -> list[Child]:
     """In order of start; they stop in reverse: first the gateway lets nobody in, then workers end their answers."""
-    engine = {"DURE_WORKER_ENGINE": "scripted"} if model == SCRIPTED else {}
     programs = []
     flower = {
         "FLOWER_ADDRESS": "127.0.0.1",
@@ -125,7 +122,7 @@ def _programs(options: UpOptions, environ: dict[str, str], password: str, logs: 
     programs.append(_python("flower", "dure.flower", environ | flower, logs))
     for number in range(1, options.num_workers + 1):
         name = f"{_short_hostname()}-{number}"
-        own = {"DURE_WORKER_NAME": name, **engine}
+        own = {"DURE_WORKER_NAME": name}
         programs.append(_python(f"worker-{number}", "dure_worker", environ | own, logs, _WORKER_STOP_S))
     programs.append(_python("gateway", "dure_gateway", environ, logs))
     return programs
@@ -210,27 +207,6 @@ def _is_taken(host: str, port: int) -> bool:
         except OSError:
             return True
     return False
-
-
-def _run_file(home: Path) -> Path:
-    return home / "run.json"
-
-
-def _write_run_file(home: Path, options: UpOptions, redis_url: str) -> None:
-    """What other commands on this machine need to find this one. Holds the password: only this user may read it."""
-    path = _run_file(home)
-    path.touch(mode=0o600)
-    path.write_text(json.dumps({"pid": os.getpid(), "port": options.port, "redis_url": redis_url}), encoding="utf-8")
-
-
-def running(home: Path) -> dict[str, Any] | None:
-    """pid, port and redis_url of the `dure up` that runs from this state folder."""
-    try:
-        found: dict[str, Any] = json.loads(_run_file(home).read_text("utf-8"))
-        os.kill(found["pid"], 0)
-    except (OSError, ValueError, KeyError):
-        return None
-    return found
 
 
 def _short_hostname() -> str:

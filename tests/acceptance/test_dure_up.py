@@ -217,6 +217,19 @@ def test_dure_worker_joins_a_cluster_and_leaves_it(tmp_path: Path) -> None:
         assert stack.http.get("/readyz").json()["workers"] == []
 
 
+def test_dure_worker_on_the_machine_of_dure_up_joins_it_by_itself(up: Up) -> None:
+    def names() -> list[str]:
+        return [worker["name"] for worker in httpx.get(f"http://127.0.0.1:{up.port}/readyz").json()["workers"]]
+
+    before = names()
+    process = subprocess.Popen([DURE, "worker", "--model", "scripted"], env=up.environ, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: len(names()) > len(before), "the second worker")
+    finally:
+        process.terminate()
+    assert process.wait(DEADLINE_S) == 0
+
+
 class Terminal:
     """`dure chat` behind a pseudo-terminal: typed into, and read."""
 

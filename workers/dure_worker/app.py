@@ -48,7 +48,7 @@ def run_worker(settings: Settings, worker: WorkerSettings) -> None:
 
 def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
     """Raises ModelMissing, ModelUnknown, EngineError."""
-    if worker.engine == "scripted":
+    if catalog.SCRIPTED in {worker.engine, settings.model}:
         from dure_worker.engines.scripted import ScriptedEngine  # noqa: PLC0415
 
         return ScriptedEngine(catalog.SCRIPTED, worker.slots, worker.context, worker.scripted_token_s)
