@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends
 
 from dure.job import JobRecord, JobState
 from dure.persona import Style
-from dure_gateway.problems import Problem
-from dure_gateway.texts import Text, choose_language
+from dure_gateway.problems import Problem, language_of
+from dure_gateway.texts import Text
 
 # Failures of which a client can do something, by the job's error code: status, text and, where it is the cause, field.
 _FAILURES: dict[str, tuple[int, Text, str | None]] = {
@@ -17,11 +17,7 @@ _FAILURES: dict[str, tuple[int, Text, str | None]] = {
 }
 
 
-def _language(request: Request) -> str:
-    return choose_language(request.headers.get("accept-language", ""))
-
-
-Language = Annotated[str, Depends(_language)]
+Language = Annotated[str, Depends(language_of)]
 
 
 def require_answer(job: JobRecord | None) -> JobRecord:

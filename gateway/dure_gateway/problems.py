@@ -51,23 +51,23 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def on_problem(request: Request, problem: Problem) -> JSONResponse:
-        return problem.respond(_language(request))
+        return problem.respond(language_of(request))
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return _invalid(error).respond(_language(request))
+        return _invalid(error).respond(language_of(request))
 
     @app.exception_handler(StoreError)
     async def on_store(request: Request, error: StoreError) -> JSONResponse:
-        return _store_problem(error).respond(_language(request))
+        return _store_problem(error).respond(language_of(request))
 
     @app.exception_handler(StarletteHTTPException)
     async def on_http(request: Request, error: StarletteHTTPException) -> JSONResponse:
         text = {404: Text.NO_SUCH_PATH, 405: Text.WRONG_METHOD}.get(error.status_code, Text.REFUSED)
-        return Problem(error.status_code, text, values={"path": request.url.path}).respond(_language(request))
+        return Problem(error.status_code, text, values={"path": request.url.path}).respond(language_of(request))
 
 
-def _language(request: Request) -> str:
+def language_of(request: Request) -> str:
     return choose_language(request.headers.get("accept-language", ""))
 
 

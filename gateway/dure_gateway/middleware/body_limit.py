@@ -3,8 +3,8 @@
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dure_gateway.problems import Problem
-from dure_gateway.texts import Text, choose_language
+from dure_gateway.problems import Problem, language_of
+from dure_gateway.texts import Text
 
 
 class BodyLimit:
@@ -46,8 +46,8 @@ class BodyLimit:
                 return messages
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        language = choose_language(Request(scope).headers.get("accept-language", ""))
-        answer = Problem(413, Text.BODY_TOO_LARGE, values={"limit": self._max_kib}).respond(language)
+        problem = Problem(413, Text.BODY_TOO_LARGE, values={"limit": self._max_kib})
+        answer = problem.respond(language_of(Request(scope)))
         await answer(scope, receive, send)
 
 
