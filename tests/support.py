@@ -17,9 +17,11 @@ from dure import catalog, embedded_redis, keys
 from dure.events import Event
 from dure.job import JobPayload, Message
 from dure.job_store import JobStore, NewJob, connect
+from dure.worker_registry import WorkerRegistry
 
 T = TypeVar("T")
 
+DURE = str(Path(sys.executable).with_name("dure"))
 # A machine can be ten times slower than usual for a minute.
 DEADLINE_S = 120.0
 FAST_LEASE_S = 2.0
@@ -150,6 +152,27 @@ class Stack:
         wait_for(lambda: process.poll() is not None or name in self._worker_names(), f"worker {name}")
         assert process.poll() is None, self.log(name).read_text("utf-8")
         return process
+
+    def start_supervised(self, name: str = "box", **environ: str) -> "subprocess.Popen[bytes]":
+        """`dure worker`: supervisor and worker. The worker's own log is in the same file."""
+        own = {"DURE_WORKER_NAME": name, "DURE_WORKER_HUNG_AFTER_S": "5", **environ}
+        with self.log(name).open("ab") as log:
+            process = subprocess.Popen(
+                [DURE, "worker", "--log", "-"], env=self.environ | own, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, cwd=self.folder,
+            )  # fmt: skip
+        self._processes.append(process)
+        self.wait_for_worker(name)
+        return process
+
+    def wait_for_worker(self, name: str, not_pid: int = 0) -> int:
+        """The pid of the live worker `name`, another than not_pid."""
+
+        def pid() -> int:
+            found = [worker.pid for worker in WorkerRegistry(self.store.redis).live() if worker.name == name]
+            return found[0] if found and found[0] != not_pid else 0
+
+        return wait_for(pid, f"worker {name}")
 
     def wait_until_ready(self) -> None:
         wait_for(lambda: self.http.get("/readyz").status_code == 200, "readiness")

@@ -62,7 +62,11 @@ class ChatRequest(SamplingFields):
         )
 
 
+Keep = Annotated[bool, Field(description="true: go on when this client leaves; GET /v1/jobs/{id} then has the answer.")]
+
+
 class StreamingChatRequest(ChatRequest):
+    keep: Keep = False
     stream: bool = Field(default=False, description="true: server-sent events; false: one JSON answer at the end.")
 
 
@@ -102,6 +106,7 @@ class CompletionRequest(BaseModel):
     n: Literal[1] = 1
     style: Style | None = Field(default=None, description="Extension. Unset: the messages' own system text rules.")
     personality: Personality | None = Field(default=None, description="Extension.")
+    keep: Keep = False
 
     @field_validator("messages")
     @classmethod

@@ -2,20 +2,21 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import redis
 from anyio import to_thread
-from fastapi import Request
+from fastapi import Request, Response
 
 from dure import broker
 from dure.errors import StoreError
 from dure.job import JobRecord
 from dure.job_store import JobStore, NewJob, connect
 from dure.reconciler import Reconciler
-from dure.redis_policy import require_trustworthy
+from dure.redis_policy import Durability, inspect_server
 from dure.settings import Settings
 from dure.worker_registry import WorkerRegistry
 from dure_gateway.admission import Admission, Ticket
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RECONCILE_EVERY_S = 1.5
+_CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody reads it
 
 
 class Services:
@@ -36,8 +38,8 @@ class Services:
         url = settings.require_redis_url()
         self.settings = gateway
         client = connect(url, Settings.redis_timeout_s)
-        require_trustworthy(client)
-        self.store = JobStore(client)
+        durability = inspect_server(client)
+        self.store = JobStore(client, waits_for_disk=durability is Durability.WAITED)
         self.router = Router(WorkerRegistry(self.store.redis), settings.model)
         self.admission = Admission(self.store, broker.make_celery(url), self.router, gateway.max_queued)
         self.events = EventReader(url, self.store, gateway.max_streams)
@@ -47,6 +49,7 @@ class Services:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         reconciler = asyncio.create_task(self._reconcile(), name="reconciler")
+        reconciler.add_done_callback(_end_process)
         try:
             yield
         finally:
@@ -68,6 +71,17 @@ class Services:
     async def position(self, job: JobRecord) -> int | None:
         return await to_thread.run_sync(self.store.queue_position, job.id)
 
+    async def answer(
+        self, request: Request, job_id: str, keep: bool, render: Callable[[JobRecord | None], dict[str, Any]]
+    ) -> Any:
+        """Wait for the job's end and render it. A client that leaves first cancels the job, unless it is to be kept."""
+        ended = await unless_gone(
+            request, self.events.final(job_id), lambda: None if keep else self.cancel_soon(job_id)
+        )
+        if ended is None and await request.is_disconnected():
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        return render(ended)
+
     def cancel_soon(self, job_id: str) -> None:
         """Cancel without waiting: the caller's own task is being cancelled, because its client has left."""
         self._spawn(to_thread.run_sync(self.admission.cancel, job_id), f"cancel {job_id}")
@@ -87,6 +101,13 @@ class Services:
             except (StoreError, redis.RedisError) as error:
                 log.warning("Redis is away: %s", error, extra={"action": "reconcile.wait"})
             await asyncio.sleep(_RECONCILE_EVERY_S)
+
+
+def _end_process(helper: "asyncio.Task[None]") -> None:
+    """A gateway without its reconciler must not live on as if it kept its promise; it is started again."""
+    if not helper.cancelled() and (error := helper.exception()):
+        log.critical("%s died", helper.get_name(), exc_info=error, extra={"action": "gateway.broken"})
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T], on_gone: Callable[[], None]) -> T | None:

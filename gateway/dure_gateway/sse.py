@@ -17,9 +17,9 @@ def response(events: Any) -> EventSourceResponse:
 
 
 def text_event(event: Event) -> ServerSentEvent:
-    """A start, token or sentence event; its id is what Last-Event-ID takes."""
+    """A start, restarted, token or sentence event; its id is what Last-Event-ID takes."""
     data: dict[str, Any] = {"attempt": event.attempt}
-    if event.type is EventType.START:
+    if event.type in {EventType.START, EventType.RESTARTED}:
         data["worker"] = event.worker
     else:
         data |= {"seq": event.seq, "text": event.text}

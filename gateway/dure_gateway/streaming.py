@@ -52,6 +52,8 @@ class EventReader:
                 events = await self._read(job_id, after)
                 for event in events:
                     after = event.id
+                    if event.type is EventType.OTHER:
+                        continue
                     yield event
                     if event.type is EventType.FINAL:
                         return

@@ -98,7 +98,9 @@ def _is_right(job: JobRecord, question: Asked, engine: ScriptedEngine) -> bool:
 
 def _recoveries(found: list[Event], deaths: list[tuple[str, float]]) -> list[float]:
     """From the death of an attempt's worker to the start of the next attempt."""
-    starts = [(event.worker, int(event.id.split("-")[0]) / 1000) for event in found if event.type == "start"]
+    starts = [
+        (event.worker, int(event.id.split("-")[0]) / 1000) for event in found if event.type in {"start", "restarted"}
+    ]
     recoveries: list[float] = []
     for (worker, began), (_, again) in itertools.pairwise(starts):
         between = [died for name, died in deaths if name == worker and began <= died <= again]

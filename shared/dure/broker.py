@@ -3,17 +3,41 @@
 A message carries a job id and nothing else. It may get lost or come twice without harm: the job store is the truth.
 """
 
+import logging
 from typing import Any
 
 from celery import Celery
+from kombu.transport import redis as kombu_redis
 
 from dure import keys
+
+log = logging.getLogger(__name__)
 
 TASK_NAME = "dure.chat"
 
 # The longest a taken, unacknowledged hint stays invisible. Longer than any job's deadline; the shortest value of all
 # processes wins, so it is not a setting.
 VISIBILITY_TIMEOUT_S = 600
+
+
+class Channel(kombu_redis.Channel):
+    def _brpop_read(self, **options: Any) -> Any:
+        """As kombu's, but what is no message at all ends with a line in the log instead of ending the consumer.
+
+        Dropping it is safe: a job whose hint it may have been gets a new one.
+        """
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (ValueError, KeyError, TypeError) as error:
+            # Neither its content nor the error's text, which quotes it.
+            log.error(
+                "an undecodable message was dropped: %s", type(error).__name__, extra={"action": "hint.undecodable"}
+            )
+            return True
+
+
+class Transport(kombu_redis.Transport):
+    Channel = Channel
 
 
 def make_celery(redis_url: str) -> Celery:
@@ -30,6 +54,7 @@ def publish(app: Celery, job_id: str, queue: str, priority: int = keys.PRIORITY_
 
 
 _SETTINGS: dict[str, Any] = {
+    "broker_transport": "dure.broker:Transport",
     "accept_content": ["json"],
     "task_serializer": "json",
     "task_ignore_result": True,

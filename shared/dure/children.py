@@ -1,6 +1,8 @@
 """Child processes of `dure up` and `dure worker`: started in order, started again when they die, stopped in reverse."""
 
+import contextlib
 import ctypes
+import random
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from dure.errors import DureError
 
@@ -26,34 +29,61 @@ class ChildGaveUp(DureError):
 
 @dataclass
 class Child:
-    """One process. stop_s: how long it may take to end after SIGTERM before it is killed."""
+    """One process. log_path None: it writes where its parent does. stop_s: until SIGKILL follows SIGTERM."""
 
     name: str
     command: list[str]
     environ: dict[str, str]
-    log_path: Path
+    log_path: Path | None
     stop_s: float = 10.0
     num_early_deaths: int = 0
     started_at: float = 0.0
     restart_at: float | None = None
+    reload_until: float | None = None  # being stopped in order to start again; killed then
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def start(self) -> None:
+        with self._open_log() as log:
+            self.process = self._spawn(log)
+        self.started_at = time.monotonic()
+        self.restart_at = self.reload_until = None
+
+    def _open_log(self) -> "contextlib.AbstractContextManager[IO[bytes] | None]":
+        if self.log_path is None:
+            return contextlib.nullcontext()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         _rotate(self.log_path)
-        with self.log_path.open("ab") as log:
-            # A session of its own keeps the terminal's Ctrl-C away: the parent stops children in order.
-            self.process = subprocess.Popen(
-                self.command,
-                env=self.environ,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
-            )
-        self.started_at = time.monotonic()
-        self.restart_at = None
+        return self.log_path.open("ab")
+
+    def _spawn(
+        self, log: "IO[bytes] | None", pass_fds: tuple[int, ...] = (), **environ: str
+    ) -> "subprocess.Popen[bytes]":
+        # A session of its own keeps the terminal's Ctrl-C away: the parent stops children in order.
+        return subprocess.Popen(
+            self.command,
+            env=self.environ | environ,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=pass_fds,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+        )
+
+    def watch(self) -> None:
+        """Look after a living process. A reload that takes too long ends here."""
+        if self.process is not None and self.reload_until is not None and time.monotonic() > self.reload_until:
+            self.process.kill()
+
+    def on_death(self) -> str:
+        """Say how it ended."""
+        return self.how_it_ended()
+
+    def reload(self) -> None:
+        """Stop it, in order; `Children` starts it again."""
+        if self.process is not None and self.is_alive:
+            self.reload_until = time.monotonic() + self.stop_s
+            self.process.terminate()
 
     @property
     def is_alive(self) -> bool:
@@ -70,8 +100,9 @@ class Child:
             self.process.wait()
 
     def log_tail(self, num_lines: int = 8) -> str:
-        lines = self.log_path.read_text("utf-8", errors="replace").splitlines() if self.log_path.exists() else []
-        return "\n".join(lines[-num_lines:])
+        if self.log_path is None or not self.log_path.exists():
+            return ""
+        return "\n".join(self.log_path.read_text("utf-8", errors="replace").splitlines()[-num_lines:])
 
     def how_it_ended(self) -> str:
         code = self.process.returncode if self.process else None
@@ -82,11 +113,12 @@ class Child:
 
 
 class Children:
-    """say(text) tells the user what happens to them."""
+    """say(text) tells the user what happens to them. dice: for the pauses, so that many boxes do not start as one."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], dice: random.Random | None = None) -> None:
         self._children: list[Child] = []
         self._say = say
+        self._dice = dice or random.Random()
 
     def start(self, child: Child) -> None:
         self._children.append(child)
@@ -96,11 +128,17 @@ class Children:
         """Start again what died, after a pause. Raises ChildGaveUp, with the end of its log."""
         for child in self._children:
             if child.is_alive:
-                continue
-            if child.restart_at is None:
+                child.watch()
+            elif child.restart_at is None:
                 child.restart_at = time.monotonic() + self._pause(child)
-            if time.monotonic() >= child.restart_at:
+            elif time.monotonic() >= child.restart_at:
                 child.start()
+
+    def reload(self, kind: type[Child]) -> None:
+        """Stop all children of that kind in order; the next rounds start them again."""
+        for child in self._children:
+            if isinstance(child, kind):
+                child.reload()
 
     def stop(self) -> None:
         """Stop the last started first: nobody loses what it still needs."""
@@ -108,15 +146,20 @@ class Children:
             child.stop()
 
     def _pause(self, child: Child) -> float:
+        ended = child.on_death()
+        if child.reload_until is not None:
+            self._say(f"{child.name}: stopped in order; starting it again")
+            return 0
         is_early = time.monotonic() - child.started_at < _HEALTHY_AFTER_S
         child.num_early_deaths = child.num_early_deaths + 1 if is_early else 1
-        ended = child.how_it_ended()
         if child.num_early_deaths >= _MAX_EARLY_DEATHS:
             raise ChildGaveUp(
                 f"{child.name} died {child.num_early_deaths} times ({ended}). Its last words:\n{child.log_tail()}"
             )
         pause_s: float = min(_FIRST_PAUSE_S * 2 ** (child.num_early_deaths - 1), _LONGEST_PAUSE_S)
-        self._say(f"{child.name}: {ended}; starting it again in {pause_s:g} s (log: {child.log_path})")
+        pause_s *= self._dice.uniform(0.5, 1.5)
+        where = f" (log: {child.log_path})" if child.log_path else ""
+        self._say(f"{child.name}: {ended}; starting it again in {pause_s:.2g} s{where}")
         return pause_s
 
 

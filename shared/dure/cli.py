@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -79,11 +80,16 @@ def worker(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name in the catalogue.")] = None,
     slots: Annotated[int | None, typer.Option(min=1, max=64, help="Answers at once.")] = None,
+    log: Annotated[
+        str | None, typer.Option(help="The worker's log file; - for this terminal. Default: in the state folder.")
+    ] = None,
 ) -> None:
-    """Lend this machine to a cluster: run one worker, and start it again when it dies."""
+    """Lend this machine to a cluster: run one worker, watch it, and start it again when it dies, hangs or grows.
+
+    SIGTERM lets running answers finish; SIGHUP does the same and then loads the model anew.
+    """
     _require("redis", "worker")
     from dure import up as up_module  # noqa: PLC0415 - needs the worker's packages
-    from dure.children import Child, Children  # noqa: PLC0415
 
     running = run_file.read(Settings.read().home)
     if redis is None and running is not None:
@@ -93,21 +99,10 @@ def worker(
     settings = _settings(model, environ)
     settings.require_redis_url()
     up_module.fetch_model(settings.model)
-    environ["DURE_MODEL"] = settings.model
-    console = Console()
-    stopper = up_module.Stopper()
-    children = Children(console.print)
-    try:
-        children.start(
-            Child("worker", [sys.executable, "-m", "dure_worker"], environ, settings.home / "logs/worker.log", 30)
-        )
-        console.print(
-            f"worker for {settings.model} runs; its log: {settings.home / 'logs/worker.log'}", highlight=False
-        )
-        while not stopper.wait(0.5):
-            children.watch_once()
-    finally:
-        children.stop()
+    log_path = None if log == "-" else Path(log) if log else settings.home / "logs" / "worker.log"
+    if log is None:
+        up_module.require_writable(settings.home)
+    up_module.run_worker(settings, environ, Console(), log_path)
 
 
 @app.command()

@@ -39,8 +39,8 @@ class ChatReply:
 class StreamEvent:
     """One event of a streaming answer.
 
-    type is accepted, queued, running, start, token, sentence or final. `text` is set for token (a draft) and sentence
-    (final text); `reply` for final. After a `start` with attempt > 1 all text before it is void.
+    type is accepted, queued, running, start, restarted, token, sentence or final. `text` is set for token (a draft) and
+    sentence (final text); `reply` for final. After `restarted` all text before it is void; what stays of it follows.
     """
 
     type: str
@@ -81,6 +81,7 @@ class ChatOptions(TypedDict, total=False):
     min_p: float
     repetition_penalty: float
     seed: int
+    keep: bool
 
 
 class Client:

@@ -1,11 +1,12 @@
 """Events of a job, as they lie in the stream `job:{id}:ev`.
 
-| type     | written by | carries                                                             |
-|----------|------------|---------------------------------------------------------------------|
-| start    | CLAIM      | attempt, worker: an attempt begins; earlier attempts' text is void  |
-| token    | EMIT       | attempt, seq, text: a draft as generated, one token or several      |
-| sentence | EMIT       | attempt, seq, text: edited text, never taken back                   |
-| final    | the ending script | state; the answer itself is in the job's hash                |
+| type      | written by | carries                                                                            |
+|-----------|------------|------------------------------------------------------------------------------------|
+| start     | CLAIM      | attempt 1, worker                                                                  |
+| restarted | CLAIM      | attempt, worker: text before it is void; what stays of it comes again as sentence  |
+| token     | EMIT       | attempt, seq, text: a draft as generated, one token or several                     |
+| sentence  | EMIT       | attempt, seq, text: edited text, never taken back                                  |
+| final     | the ending script | state; the answer itself is in the job's hash                               |
 
 seq counts the token and sentence events of one attempt from 1, without gaps.
 """
@@ -17,9 +18,15 @@ from typing import Self
 
 class EventType(StrEnum):
     START = "start"
+    RESTARTED = "restarted"
     TOKEN = "token"  # noqa: S105
     SENTENCE = "sentence"
     FINAL = "final"
+    OTHER = "other"  # of a newer release; readers pass over it
+
+    @classmethod
+    def _missing_(cls, value: object) -> "EventType":
+        return cls.OTHER
 
 
 @dataclass(frozen=True)

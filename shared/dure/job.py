@@ -7,8 +7,10 @@
                     └──────────────── e ─────────────────┘
 
 a  SUBMIT  a gateway accepted it            c  FINISH  its worker ended it
-b  CLAIM   a worker took it (attempt + 1)   d  EXPIRE  its lease ran out; RELEASE: its worker gave it back uncharged
-e  CANCEL while queued; CLAIM beyond max_attempts; EXPIRE past the deadline
+b  CLAIM   a worker took it (attempt + 1)   d  EXPIRE  its lease ran out; LOSE: its worker's supervisor saw it die;
+                                               RELEASE: its worker gave it back, uncharged
+e  CANCEL while queued; EXPIRE past the deadline
+EXPIRE and LOSE end a job that has cost MAX_ATTEMPTS attempts: failed, and put into quarantine.
 A final state never changes.
 """
 
@@ -21,7 +23,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from dure.errors import DureError
 
-SCHEMA = 1  # of the payload; a worker refuses a newer one instead of guessing
+SCHEMA = 1  # of payload and hash; a worker leaves jobs of a newer one to newer workers instead of guessing
 MAX_ATTEMPTS = 3
 
 Role = Literal["system", "user", "assistant"]
@@ -124,6 +126,38 @@ class JobError:
     message: str
 
 
+class LossCause(StrEnum):
+    SILENT = "silent"  # its lease ran out, and nobody saw why: machine off, network cut, process frozen
+    MEMORY = "memory"  # its worker was killed for its memory, by the supervisor or the kernel
+    HUNG = "hung"  # its worker no longer advanced and was killed by the supervisor
+    CRASHED = "crashed"  # its worker's process ended by itself
+    KILLED = "killed"  # somebody killed its worker's process
+
+    @classmethod
+    def _missing_(cls, value: object) -> "LossCause":
+        return cls.SILENT  # a newer release's word
+
+
+@dataclass(frozen=True)
+class LostAttempt:
+    """An attempt that ended with its worker. rss_mib: the worker's last known resident memory, 0 where unknown."""
+
+    attempt: int
+    cause: LossCause
+    rss_mib: int
+    at_s: float
+    worker: str
+
+    @classmethod
+    def from_field(cls, attempt: int, text: str) -> Self:
+        cause, rss_mib, at_ms, owner = text.split(" ", 3)
+        return cls(attempt, LossCause(cause), int(rss_mib), int(at_ms) / 1000, owner.split(":")[0])
+
+    def __str__(self) -> str:
+        memory = f" at {self.rss_mib} MiB" if self.rss_mib else ""
+        return f"{self.cause.value}{memory} on {self.worker}"
+
+
 @dataclass(frozen=True)
 class JobRecord:
     """A job as it stands in Redis. Times are Unix seconds by the server's clock, None where not reached."""
@@ -143,12 +177,16 @@ class JobRecord:
     finish_reason: str | None
     usage: Usage
     error: JobError | None
+    lost: tuple[LostAttempt, ...] = ()  # oldest first
+    retried_as: str | None = None  # the job that asks a quarantined one again
 
     @classmethod
     def from_hash(cls, job_id: str, raw: dict[str, str]) -> Self:
         def seconds(name: str) -> float | None:
             return int(raw[name]) / 1000 if raw.get(name) else None
 
+        lost = sorted(name for name in raw if name.startswith("lost:"))
+        history = tuple(LostAttempt.from_field(int(name.removeprefix("lost:")), raw[name]) for name in lost)
         return cls(
             id=job_id,
             state=JobState(raw["state"]),
@@ -164,7 +202,9 @@ class JobRecord:
             reply=raw.get("reply"),
             finish_reason=raw.get("finish_reason") or None,
             usage=Usage(int(raw.get("prompt_tokens", 0)), int(raw.get("completion_tokens", 0))),
-            error=JobError(raw["error_code"], raw.get("error_message", "")) if raw.get("error_code") else None,
+            error=_error(raw, history),
+            lost=history,
+            retried_as=raw.get("retried_as"),
         )
 
     def timings(self) -> dict[str, float | None]:
@@ -178,6 +218,15 @@ class JobRecord:
             "total_s": _since(self.created_s, end),
             "tokens_per_s": round(num_decoded / decode_s, 2) if decode_s > 0 and num_decoded > 0 else None,
         }
+
+
+def _error(raw: dict[str, str], history: tuple[LostAttempt, ...]) -> JobError | None:
+    code = raw.get("error_code")
+    if code == "max_attempts":
+        # Made here and not in Redis: a supervisor may tell a cause after the job has ended.
+        causes = "; ".join(map(str, history))
+        return JobError(code, f"the job ended its worker {len(history)} times and will not be tried again: {causes}")
+    return JobError(code, raw.get("error_message", "")) if code else None
 
 
 def _since(start_s: float, end_s: float | None) -> float | None:

@@ -17,12 +17,23 @@ from redis.retry import Retry
 from dure import keys
 from dure.errors import IdempotencyConflict, QueueFull, StoreError, StoreUnavailable
 from dure.events import Draft, Event
-from dure.job import MAX_ATTEMPTS, JobError, JobPayload, JobRecord, JobState, Message, Usage
+from dure.job import (
+    MAX_ATTEMPTS,
+    SCHEMA,
+    JobError,
+    JobPayload,
+    JobRecord,
+    JobState,
+    LossCause,
+    Message,
+    Usage,
+)
 
 # Ordered by who waits for whom: lease < a job's deadline < the broker's visibility timeout (600 s).
 LEASE_S = 15.0
 # Entries in one EMIT; Lua's stack takes some thousands of arguments.
 _MAX_DRAFTS = 500
+_DISK_WITHIN_S = 2.0  # below the client's own time-out
 _MAX_TURNS = 80  # messages kept of a conversation; the context window is far smaller
 
 
@@ -30,6 +41,31 @@ class EmitReply(StrEnum):
     OK = "OK"
     CANCEL = "CANCEL"  # stop generating, then finish as cancelled
     LOST = "LOST"  # another attempt owns the job now: stop, write nothing
+
+
+class NoClaim(StrEnum):
+    """Why a job cannot be had."""
+
+    GONE = "GONE"  # no such job
+    FINAL = "FINAL"  # had ended before
+    BUSY = "BUSY"  # another worker has it
+    ALONE = "ALONE"  # its last try: claim it again when nothing else runs in this worker
+    NEWER = "NEWER"  # of a newer release: left to a worker of that one
+    CANCELLED = "CANCELLED"  # these three ended it just now
+    QUARANTINED = "QUARANTINED"
+    EXPIRED = "EXPIRED"
+
+
+class Lost(StrEnum):
+    """What became of a job whose attempt, or whose time in the queue, is over."""
+
+    REQUEUED = "REQUEUED"
+    CANCELLED = "CANCELLED"  # it was to be cancelled anyway
+    QUARANTINED = "QUARANTINED"  # it had cost its last attempt
+    EXPIRED = "EXPIRED"  # queued past its deadline
+    NOTED = "NOTED"  # its lease was over before; now the cause is known
+    KEPT = "KEPT"  # nothing to do
+    GONE = "GONE"  # no such job
 
 
 class CancelReply(StrEnum):
@@ -74,6 +110,15 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """A queued job. is_revived: a worker had begun it, and somebody may have seen half an answer."""
+
+    id: str
+    model: str
+    is_revived: bool
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How an attempt ended. `question` and `reply` become the conversation's next two turns when done."""
 
@@ -101,25 +146,30 @@ def connect(url: str, timeout_s: float, **options: Any) -> "redis.Redis":
 
 
 class JobStore:
-    """submit, claim, emit, finish, cancel, expire, release: one script each. See JobState for the arrows.
+    """submit, claim, emit, finish, cancel, expire, lose, release, retry: one script each. job.py draws the arrows.
 
     Every method raises StoreUnavailable when Redis is away; the call may then have happened, and repeating it is safe.
+    A script is called by its own hash, so that releases with different scripts share one server. `schema` is the
+    newest form of a job that this side understands.
     """
 
-    def __init__(self, client: "redis.Redis") -> None:
+    def __init__(self, client: "redis.Redis", *, waits_for_disk: bool = False, schema: int = SCHEMA) -> None:
+        """waits_for_disk: SUBMIT returns when the job is in the append-only file on disk (WAITAOF)."""
         self.redis = client
-        self._scripts = {name: client.register_script(_source(name)) for name in _SCRIPTS}
+        self._waits_for_disk = waits_for_disk
+        self._scripts = {name: client.register_script(_source(name, schema)) for name in _SCRIPTS}
 
     def submit(self, job: NewJob, *, max_queued: int) -> tuple[str, bool]:
         """Record the job as queued. Returns its id and whether it is new (else: the same request sent before).
 
         Raises QueueFull, IdempotencyConflict.
         """
-        status, detail = self._run(
+        run = self._run_and_wait_for_disk if self._waits_for_disk else self._run
+        status, detail = run(
             "submit",
             [*self._job_keys(job.id), job.idempotency_slot],
             [job.id, job.payload.to_json(), job.model, job.conversation_key, job.conversation_id or "",
-             int(job.deadline_s * 1000), max_queued, job.fingerprint(), keys.KEEP_IDEMPOTENCY_S],
+             int(job.deadline_s * 1000), max_queued, job.fingerprint(), job.payload.schema],
         )  # fmt: skip
         if status == "FULL":
             raise QueueFull(int(detail))
@@ -127,15 +177,14 @@ class JobStore:
             raise IdempotencyConflict
         return detail, status == "QUEUED"
 
-    def claim(self, job_id: str, owner: str, worker: str, lease_s: float = LEASE_S) -> Claim | None:
-        """Take the job for one attempt, or None when there is nothing to do (ended, held by another, gone)."""
-        status, *rest = self._run(
-            "claim",
-            self._job_keys(job_id),
-            [job_id, owner, _ms(lease_s), MAX_ATTEMPTS, worker, keys.KEEP_JOB_S, keys.KEEP_EVENTS_S],
-        )
+    def claim(
+        self, job_id: str, owner: str, worker: str, lease_s: float = LEASE_S, *, is_alone: bool = False
+    ) -> Claim | NoClaim:
+        """Take the job for one attempt. owner is "worker:process:call"; is_alone: nothing else runs in this worker."""
+        arguments = [job_id, owner, _ms(lease_s), worker, int(is_alone)]
+        status, *rest = self._run("claim", self._job_keys(job_id), arguments)
         if status != "CLAIMED":
-            return None
+            return NoClaim(status)
         attempt, payload, deadline_ms, conversation = rest
         return Claim(job_id, int(attempt), payload, int(deadline_ms) / 1000, conversation)
 
@@ -163,8 +212,7 @@ class JobStore:
             "finish",
             [*self._job_keys(claim.job_id), claim.conversation_key],
             [claim.job_id, claim.attempt, outcome.state.value, outcome.reply, outcome.finish_reason,
-             outcome.usage.prompt_tokens, outcome.usage.completion_tokens, error.code, error.message,
-             keys.KEEP_JOB_S, keys.KEEP_EVENTS_S, keys.KEEP_CONVERSATION_S, _MAX_TURNS,
+             outcome.usage.prompt_tokens, outcome.usage.completion_tokens, error.code, error.message, _MAX_TURNS,
              _turn("user", outcome.question), _turn("assistant", outcome.reply), first_seq, *_flat(drafts)],
         )  # fmt: skip
         return str(reply) != "LOST"
@@ -174,16 +222,24 @@ class JobStore:
         return str(self._run("release", self._job_keys(claim.job_id), [claim.job_id, claim.attempt])) == "OK"
 
     def cancel(self, job_id: str) -> CancelReply:
-        arguments = [job_id, keys.KEEP_JOB_S, keys.KEEP_EVENTS_S]
-        return CancelReply(self._run("cancel", self._job_keys(job_id), arguments))
+        return CancelReply(self._run("cancel", self._job_keys(job_id), [job_id]))
 
-    def expire(self, job_id: str) -> Literal["REQUEUED", "CANCELLED", "EXPIRED", "KEPT", "GONE"]:
-        """Take the job from a dead worker, or end it when it waited past its deadline; else leave it."""
-        arguments = [job_id, keys.KEEP_JOB_S, keys.KEEP_EVENTS_S]
-        return cast(
-            Literal["REQUEUED", "CANCELLED", "EXPIRED", "KEPT", "GONE"],
-            self._run("expire", self._job_keys(job_id), arguments),
-        )
+    def expire(self, job_id: str) -> Lost:
+        """Take the job from a silent worker, or end it when it waited past its deadline; else leave it."""
+        return Lost(self._run("expire", self._job_keys(job_id), [job_id]))
+
+    def lose(self, job_id: str, process: str, cause: LossCause, rss_mib: int) -> Lost:
+        """Take the job from a process that has certainly ended; `process` is "worker:process:", as its owners begin."""
+        return Lost(self._run("lose", self._job_keys(job_id), [job_id, process, cause.value, rss_mib]))
+
+    def retry(self, job_id: str, new_id: str, deadline_s: float) -> bool:
+        """Ask a quarantined job again as a new one. False: it is not in quarantine."""
+        arguments = [job_id, new_id, int(deadline_s * 1000)]
+        return str(self._run("retry", [*self._job_keys(job_id), keys.job(new_id)], arguments)) == "OK"
+
+    def quarantined(self) -> list[str]:
+        """Ids, oldest first."""
+        return self._ids(keys.JOBS_QUARANTINED, float("inf"))
 
     def get(self, job_id: str) -> JobRecord | None:
         raw = self._ask(lambda: self.redis.hgetall(keys.job(job_id)))
@@ -206,21 +262,58 @@ class JobStore:
         seconds, microseconds = self._ask(self.redis.time)
         return float(seconds + microseconds / 1e6)
 
+    def running_ids(self) -> list[str]:
+        return self._ids(keys.JOBS_RUNNING, float("inf"))
+
     def leases_over(self) -> list[str]:
         return self._ids(keys.JOBS_RUNNING, self.now_s())
 
     def queued_longer_than(self, age_s: float) -> list[str]:
         return self._ids(keys.JOBS_QUEUED, self.now_s() - age_s)
 
+    def waiting(self, age_s: float) -> list[Waiting]:
+        """Queued jobs that should have a hint by now: older than age_s, or begun before by a worker that was lost."""
+        old = set(self.queued_longer_than(age_s))
+        job_ids = self._ids(keys.JOBS_QUEUED, float("inf"))
+
+        def command() -> list[Any]:
+            with self.redis.pipeline(transaction=False) as pipe:
+                for job_id in job_ids:
+                    pipe.hmget(keys.job(job_id), "model", "attempt")
+                return pipe.execute()
+
+        found = [
+            Waiting(job_id, model, attempt != "0")
+            for job_id, (model, attempt) in zip(job_ids, self._ask(command), strict=True)
+            if model is not None  # ended and gone in between
+        ]
+        return [job for job in found if job.is_revived or job.id in old]
+
     def _ids(self, zset: str, until_s: float) -> list[str]:
-        return cast("list[str]", self._ask(lambda: self.redis.zrangebyscore(zset, "-inf", int(until_s * 1000))))
+        until = "+inf" if until_s == float("inf") else int(until_s * 1000)
+        return cast("list[str]", self._ask(lambda: self.redis.zrangebyscore(zset, "-inf", until)))
 
     @staticmethod
     def _job_keys(job_id: str) -> list[str]:
-        return [keys.job(job_id), keys.events(job_id), keys.JOBS_QUEUED, keys.JOBS_RUNNING]
+        return [keys.job(job_id), keys.events(job_id), keys.JOBS_QUEUED, keys.JOBS_RUNNING, keys.JOBS_QUARANTINED]
 
     def _run(self, name: str, script_keys: list[str], arguments: list[Any]) -> Any:
         return self._ask(lambda: self._scripts[name](keys=script_keys, args=arguments))
+
+    def _run_and_wait_for_disk(self, name: str, script_keys: list[str], arguments: list[Any]) -> Any:
+        """Raises StoreUnavailable when the disk does not follow; the call has happened, and may be repeated."""
+
+        def command() -> Any:
+            # One connection for both: WAITAOF speaks of its own connection's writes.
+            with self.redis.pipeline(transaction=False) as pipe:
+                self._scripts[name](keys=script_keys, args=arguments, client=pipe)
+                pipe.execute_command("WAITAOF", 1, 0, _ms(_DISK_WITHIN_S))  # type: ignore[no-untyped-call]
+                return pipe.execute()
+
+        reply, (num_local, _) = self._ask(command)
+        if num_local < 1:
+            raise StoreUnavailable(f"Redis did not write the job to its disk within {_DISK_WITHIN_S:g} s")
+        return reply
 
     @staticmethod
     def _ask(command: Any) -> Any:
@@ -233,12 +326,18 @@ class JobStore:
             raise StoreError(f"Redis refused a command: {error}") from error
 
 
-_SCRIPTS = ("submit", "claim", "emit", "finish", "release", "cancel", "expire")
+_SCRIPTS = ("submit", "claim", "emit", "finish", "release", "cancel", "expire", "lose", "retry")
 
 
-def _source(name: str) -> str:
+def _source(name: str, schema: int) -> str:
+    constants = {
+        "SCHEMA": schema,
+        "MAX_ATTEMPTS": MAX_ATTEMPTS,
+        **{name: value for name, value in vars(keys).items() if name.startswith("KEEP_")},
+    }
+    line = f"local {', '.join(constants)} = {', '.join(map(str, constants.values()))}\n"
     folder = files("dure") / "scripts"
-    return (folder / "_prelude.lua").read_text("utf-8") + (folder / f"{name}.lua").read_text("utf-8")
+    return line + (folder / "_prelude.lua").read_text("utf-8") + (folder / f"{name}.lua").read_text("utf-8")
 
 
 def _ms(seconds: float) -> int:

@@ -2,10 +2,12 @@
 
 | key                    | type   | holds                                       | expires                          |
 |------------------------|--------|---------------------------------------------|----------------------------------|
-| job:{id}               | hash   | the job, the single truth about it          | 24 h after its final state       |
+| job:{id}               | hash   | the job, the single truth about it          | 24 h after its final state (*)   |
 | job:{id}:ev            | stream | its events, read by gateways                | 1 h after its final state        |
 | jobs:queued            | zset   | ids by time of queueing (ms)                | never; members leave             |
 | jobs:running           | zset   | ids by end of lease (ms)                    | never; members leave             |
+| jobs:quarantined       | zset   | ids of jobs that ended their workers, by ms | never; members leave after 7 d   |
+| schema:oldest          | string | oldest job schema that may take part        | never                            |
 | idem:{tenant}:{key}    | string | "<job id> <sha256 of the request>"          | 24 h                             |
 | conv:{tenant}:{id}     | list   | turns of a conversation, JSON, oldest first | 7 days after its last answer     |
 | worker:{name}          | hash   | a live worker: model, slots, context, …     | 15 s, renewed every 5 s          |
@@ -14,11 +16,15 @@
 | w.{name}               | list   | wake-up hints for one worker                | never (kombu owns it)            |
 | unacked, unacked_index | hash…  | hints taken and not yet acknowledged        | never (kombu owns them)          |
 
+(*) 7 days for a quarantined job.
+
 kombu adds a separator and a number to a queue's key for each priority below the highest; `queue_keys` knows them.
 """
 
 JOBS_QUEUED = "jobs:queued"
 JOBS_RUNNING = "jobs:running"
+JOBS_QUARANTINED = "jobs:quarantined"
+SCHEMA_OLDEST = "schema:oldest"
 WORKERS = "workers"
 
 # 0 is served first. The same in every process, and few: each step is one more key in every BRPOP.
@@ -29,6 +35,7 @@ _KOMBU_PRIORITY_SEPARATOR = "\x06\x16"
 
 KEEP_JOB_S = 24 * 3600
 KEEP_EVENTS_S = 3600
+KEEP_QUARANTINED_S = 7 * 24 * 3600  # long enough for somebody to look
 KEEP_IDEMPOTENCY_S = 24 * 3600
 KEEP_CONVERSATION_S = 7 * 24 * 3600
 WORKER_TTL_S = 15

@@ -27,24 +27,18 @@ class Reconciler:
 
     def run_once(self) -> int:
         """One round. Returns the number of hints sent again."""
-        revived = [job_id for job_id in self._store.leases_over() if self._store.expire(job_id) == "REQUEUED"]
-        late = self._store.queued_longer_than(HINT_LOST_AFTER_S)
-        waiting = [job_id for job_id in late if self._store.expire(job_id) == "KEPT"]
-        queues = self._queues_of([*revived, *waiting])
-        hinted = self._hinted_ids(set(queues.values())) if waiting else set()
-        lost = dict.fromkeys([*revived, *(job_id for job_id in waiting if job_id not in hinted)])
-        for job_id in lost:
-            priority = keys.PRIORITY_URGENT if job_id in revived else keys.PRIORITY_NORMAL
-            self._publish(job_id, queues[job_id], priority)
-            log.info("hint sent again", extra={"action": "job.republish", "job_id": job_id})
+        for job_id in self._store.leases_over():
+            self._store.expire(job_id)
+        for job_id in self._store.queued_longer_than(HINT_LOST_AFTER_S):
+            self._store.expire(job_id)
+        waiting = self._store.waiting(HINT_LOST_AFTER_S)
+        hinted = self._hinted_ids({keys.model_queue(job.model) for job in waiting}) if waiting else set()
+        lost = [job for job in waiting if job.id not in hinted]
+        for job in lost:
+            priority = keys.PRIORITY_URGENT if job.is_revived else keys.PRIORITY_NORMAL
+            self._publish(job.id, keys.model_queue(job.model), priority)
+            log.info("hint sent again", extra={"action": "job.republish", "job_id": job.id})
         return len(lost)
-
-    def _queues_of(self, job_ids: list[str]) -> dict[str, str]:
-        with self._store.redis.pipeline(transaction=False) as pipe:
-            for job_id in job_ids:
-                pipe.hget(keys.job(job_id), "model")
-            models = pipe.execute()
-        return {job_id: keys.model_queue(model or "") for job_id, model in zip(job_ids, models, strict=True)}
 
     def _hinted_ids(self, queues: set[str]) -> set[str]:
         """Ids of all hints that wait in a queue. Compared one by one: counts deceive.
@@ -60,4 +54,12 @@ class Reconciler:
                 for name in keys.queue_keys(queue):
                     pipe.lrange(name, 0, -1)
             queued = pipe.execute()
-        return {json.loads(raw)["headers"].get("id", "") for raws in queued for raw in raws}
+        return {_hinted_id(raw) for raws in queued for raw in raws}
+
+
+def _hinted_id(raw: str) -> str:
+    """The job's id, or nothing where the entry is not a hint: anybody may write into a list."""
+    try:
+        return str(json.loads(raw)["headers"]["id"])
+    except (ValueError, KeyError, TypeError):
+        return ""

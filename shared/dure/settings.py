@@ -7,9 +7,11 @@ never silently dropped.
 
 import difflib
 import os
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
+from urllib.parse import urlencode
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -71,6 +73,10 @@ class Settings(SectionSettings):
         default=None,
         description="redis://, rediss:// or unix:// address of your own Redis or Valkey. Unset: an embedded Valkey.",
     )
+    redis_ca: Path | None = Field(
+        default=None,
+        description="For rediss://: file with the CA certificate (PEM) that signed the server's. Unset: the system's.",
+    )
     # The best Korean of the models that can be had without a model hub.
     model: str = Field(default="qwen2.5-coder-1.5b-instruct-q4_k_m", description="Name in the model catalogue.")
     model_source: Path | None = Field(
@@ -91,13 +97,34 @@ class Settings(SectionSettings):
             raise ValueError("wanted redis://host:port/0, rediss://… or unix://…")
         return value
 
+    @field_validator("redis_ca")
+    @classmethod
+    def _is_certificate(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cafile=value)
+            except OSError as error:  # also ssl.SSLError
+                raise ValueError(f"cannot be used as a CA certificate ({error})") from None
+        return value
+
     def require_redis_url(self) -> str:
+        """The server's address, which carries everything that a client must know to connect."""
         if self.redis_url is None:
             raise SettingsError(
                 "DURE_REDIS_URL is not set: start everything with `dure up`, or name your server, "
                 "for example DURE_REDIS_URL=redis://127.0.0.1:6379/0"
             )
-        return self.redis_url.get_secret_value()
+        url = self.redis_url.get_secret_value()
+        if not url.startswith("rediss://"):
+            if self.redis_ca is not None:
+                raise SettingsError(
+                    "DURE_REDIS_CA is set, but DURE_REDIS_URL is not a rediss:// address: correct either"
+                )
+            return url
+        # redis-py and kombu both read these from the query; kombu would check no certificate without them.
+        tls = {} if "ssl_cert_reqs=" in url else {"ssl_cert_reqs": "required"}
+        tls |= {"ssl_ca_certs": str(self.redis_ca)} if self.redis_ca else {}
+        return f"{url}{'&' if '?' in url else '?'}{urlencode(tls)}" if tls else url
 
     @property
     def models_dir(self) -> Path:

@@ -124,7 +124,7 @@ class _Answer:
     def take(self, event: StreamEvent) -> None:
         if event.type == "queued" and event.queue_position is not None:
             self._waiting = f"앞에 {event.queue_position}명이 기다리고 있습니다… / {event.queue_position} before you…"
-        elif event.type == "start":
+        elif event.type in {"start", "restarted"}:
             self._fixed = self._draft = ""
         elif event.type == "token":
             self._draft += event.text

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
-from dure import embedded_redis, run_file
+from dure import embedded_redis, run_file, supervisor
 from dure.catalog import SCRIPTED
 from dure.children import Child, Children
 from dure.errors import DureError, ModelUnavailable, SettingsError
@@ -28,7 +28,7 @@ from dure.settings import Settings
 # Loading 1.1 GB of weights from a slow disk of an old PC takes minutes, once.
 _READY_WITHIN_S = 600.0
 _WATCH_EVERY_S = 0.5
-_WORKER_STOP_S = 30.0  # above the worker's own grace
+_PROBE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,24 @@ class UpOptions:
 
 
 class Stopper:
-    """Turns the first SIGINT or SIGTERM into a flag; the work then ends in order."""
+    """Turns the first SIGINT or SIGTERM into a flag; the work then ends in order.
+
+    SIGHUP asks for a reload, as of any daemon; from a terminal it means that the terminal was closed, and stops.
+    """
 
     def __init__(self) -> None:
         self._asked = threading.Event()
+        self._reload_asked = threading.Event()
+        is_daemon = not sys.stdin.isatty()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._asked.set())
+        signal.signal(signal.SIGHUP, lambda *_: (self._reload_asked if is_daemon else self._asked).set())
+
+    def take_reload(self) -> bool:
+        """Whether a reload was asked for since the last call."""
+        is_asked = self._reload_asked.is_set()
+        self._reload_asked.clear()
+        return is_asked
 
     @property
     def is_asked(self) -> bool:
@@ -59,8 +71,8 @@ class Stopper:
 
 
 def run(settings: Settings, options: UpOptions, console: Console) -> None:
-    """Serve until SIGINT or SIGTERM. Raises DureError with a remedy."""
-    settings.home.mkdir(parents=True, exist_ok=True)
+    """Serve until SIGINT or SIGTERM. SIGHUP loads the model anew. Raises DureError with a remedy."""
+    require_writable(settings.home)
     with _only_one(settings.home):
         _check_ports(options)
         fetch_model(settings.model)
@@ -68,13 +80,50 @@ def run(settings: Settings, options: UpOptions, console: Console) -> None:
         children = Children(lambda text: console.print(f"[yellow]{text}[/]", highlight=False))
         try:
             _start(settings, options, children, stopper, console)
-            while not stopper.wait(_WATCH_EVERY_S):
-                children.watch_once()
+            watch(children, stopper)
         finally:
             console.print("멈추는 중입니다… / Stopping…")
             children.stop()
             run_file.remove(settings.home)
             console.print("모두 멈췄습니다. / All stopped.")
+
+
+def run_worker(settings: Settings, environ: dict[str, str], console: Console, log_path: Path | None) -> None:
+    """Serve the model from this machine until SIGINT or SIGTERM. SIGHUP loads it anew. Raises DureError."""
+    stopper = Stopper()
+    children = Children(lambda text: console.print(text, highlight=False))
+    name = environ.get("DURE_WORKER_NAME") or f"{_short_hostname()}-{os.getpid()}"
+    environ |= {"DURE_MODEL": settings.model}
+    try:
+        children.start(supervisor.worker_child(name, environ, log_path))
+        where = f"; its log: {log_path}" if log_path else ""
+        console.print(f"worker {name} for {settings.model} runs{where}", highlight=False)
+        watch(children, stopper)
+    finally:
+        children.stop()
+
+
+def watch(children: Children, stopper: Stopper) -> None:
+    while not stopper.wait(_WATCH_EVERY_S):
+        if stopper.take_reload():
+            children.reload(supervisor.WorkerChild)
+        children.watch_once()
+
+
+def require_writable(home: Path) -> None:
+    """Raises SettingsError when the state folder cannot be written."""
+    probe = home / f".writable-{os.getpid()}"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"0" * _PROBE_BYTES)  # a full disk takes an empty file, but not this
+        probe.unlink()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+        raise SettingsError(
+            f"the state folder {home} cannot be written ({error.strerror}): free some space, correct its rights, or "
+            "choose another with DURE_HOME"
+        ) from None
 
 
 def fetch_model(name: str) -> None:
@@ -113,7 +162,7 @@ def _start(settings: Settings, options: UpOptions, children: Children, stopper: 
 
 def _programs(options: UpOptions, environ: dict[str, str], password: str, logs: Path) -> list[Child]:
     """In order of start; they stop in reverse: first the gateway lets nobody in, then workers end their answers."""
-    programs = []
+    programs: list[Child] = []
     flower = {
         "FLOWER_ADDRESS": "127.0.0.1",
         "FLOWER_PORT": str(options.flower_port),
@@ -121,9 +170,9 @@ def _programs(options: UpOptions, environ: dict[str, str], password: str, logs: 
     }
     programs.append(_python("flower", "dure.flower", environ | flower, logs))
     for number in range(1, options.num_workers + 1):
+        title = f"worker-{number}"
         name = f"{_short_hostname()}-{number}"
-        own = {"DURE_WORKER_NAME": name}
-        programs.append(_python(f"worker-{number}", "dure_worker", environ | own, logs, _WORKER_STOP_S))
+        programs.append(supervisor.worker_child(name, environ, logs / f"{title}.log", title))
     programs.append(_python("gateway", "dure_gateway", environ, logs))
     return programs
 

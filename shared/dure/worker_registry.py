@@ -37,6 +37,11 @@ class WorkerInfo:
         )
 
 
+def process_prefix(name: str, pid: int) -> str:
+    """One process of a worker, as the owners of its claims begin: a worker that starts again keeps its name."""
+    return f"{name}:{pid}:"
+
+
 class WorkerRegistry:
     def __init__(self, client: "redis.Redis") -> None:
         self._redis = client

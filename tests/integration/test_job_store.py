@@ -6,8 +6,8 @@ import redis
 from dure import keys
 from dure.errors import IdempotencyConflict, QueueFull, StoreError, StoreUnavailable
 from dure.events import Draft, EventType
-from dure.job import JobState, Usage
-from dure.job_store import CancelReply, Claim, EmitReply, JobStore, Outcome, connect
+from dure.job import SCHEMA, JobState, LossCause, Usage
+from dure.job_store import CancelReply, Claim, EmitReply, JobStore, Lost, NoClaim, Outcome, connect
 from support import assert_ended_once, events, new_job, payload
 
 TOKEN = EventType.TOKEN
@@ -16,7 +16,7 @@ DONE = Outcome(JobState.DONE, reply="네.", finish_reason="stop", usage=Usage(5,
 
 def claim(store: JobStore, job_id: str = "a", owner: str = "w1", lease_s: float = 15) -> Claim:
     claimed = store.claim(job_id, owner, "box", lease_s)
-    assert claimed is not None
+    assert isinstance(claimed, Claim)
     return claimed
 
 
@@ -95,7 +95,7 @@ def test_an_idempotency_key_with_another_request_is_a_conflict(store: JobStore) 
 
 def test_a_running_job_is_not_given_to_a_second_worker(queued: JobStore) -> None:
     claim(queued)
-    assert queued.claim("a", "w2", "box") is None
+    assert queued.claim("a", "w2", "box") is NoClaim.BUSY
 
 
 def test_the_same_owner_claiming_again_keeps_its_attempt(queued: JobStore) -> None:
@@ -105,8 +105,8 @@ def test_the_same_owner_claiming_again_keeps_its_attempt(queued: JobStore) -> No
 
 def test_ended_and_unknown_jobs_cannot_be_claimed(queued: JobStore) -> None:
     queued.finish(claim(queued), DONE, 1, [])
-    assert queued.claim("a", "w2", "box") is None
-    assert queued.claim("never", "w2", "box") is None
+    assert queued.claim("a", "w2", "box") is NoClaim.FINAL
+    assert queued.claim("never", "w2", "box") is NoClaim.GONE
 
 
 def test_a_dead_workers_job_is_queued_again_and_the_dead_one_writes_nothing_more(queued: JobStore) -> None:
@@ -133,16 +133,110 @@ def test_a_live_lease_is_left_alone(queued: JobStore) -> None:
     assert queued.leases_over() == []
 
 
-def test_a_job_that_ends_its_workers_is_failed_after_three_attempts(queued: JobStore) -> None:
-    for number in range(3):
-        expired_claim(queued, owner=f"w{number}")
-        assert queued.expire("a") == "REQUEUED"
-    assert queued.claim("a", "w9", "box") is None
+def test_a_job_that_ends_its_workers_goes_into_quarantine_with_its_history(queued: JobStore) -> None:
+    for number in range(2):
+        expired_claim(queued, owner=f"box{number}:7:x")
+        assert queued.expire("a") is Lost.REQUEUED
+    assert queued.claim("a", "box2:7:x", "box") is NoClaim.ALONE
+    assert isinstance(queued.claim("a", "box2:7:x", "box", is_alone=True), Claim)
+    assert queued.lose("a", "box2:7:", LossCause.MEMORY, 2500) is Lost.QUARANTINED
     assert_ended_once(queued, "a", "failed")
     job = queued.get("a")
     assert job is not None
+    assert [(lost.attempt, lost.cause, lost.rss_mib, lost.worker) for lost in job.lost] == [
+        (1, "silent", 0, "box0"),
+        (2, "silent", 0, "box1"),
+        (3, "memory", 2500, "box2"),
+    ]
     assert job.error is not None
     assert job.error.code == "max_attempts"
+    assert "memory at 2500 MiB on box2" in job.error.message
+    assert queued.quarantined() == ["a"]
+    assert queued.redis.ttl("job:a") > keys.KEEP_JOB_S
+
+
+def test_a_claim_finds_the_last_lease_over_before_anyone_else_and_ends_the_job(queued: JobStore) -> None:
+    for _ in range(2):
+        expired_claim(queued)
+        queued.expire("a")
+    assert isinstance(queued.claim("a", "w3", "box", is_alone=True), Claim)
+    queued.redis.hset("job:a", "lease_until", 1)
+    assert queued.claim("a", "w4", "box", is_alone=True) is NoClaim.QUARANTINED
+    assert_ended_once(queued, "a", "failed")
+
+
+def test_a_supervisors_report_needs_no_lease_to_run_out_and_takes_only_its_own_jobs(queued: JobStore) -> None:
+    claim(queued, owner="box:7:x")
+    assert queued.lose("a", "box:77:", LossCause.CRASHED, 0) is Lost.KEPT
+    assert queued.lose("a", "bo:7:", LossCause.CRASHED, 0) is Lost.KEPT
+    assert queued.lose("a", "box:7:", LossCause.CRASHED, 120) is Lost.REQUEUED
+    assert queued.lose("a", "box:7:", LossCause.CRASHED, 120) is Lost.KEPT
+    assert claim(queued, owner="box:8:x").attempt == 2
+    assert queued.lose("never", "box:7:", LossCause.CRASHED, 0) is Lost.GONE
+
+
+def test_a_report_after_the_lease_ran_out_names_the_cause(queued: JobStore) -> None:
+    expired_claim(queued, owner="box:7:x")
+    queued.expire("a")
+    claim(queued, owner="other:1:x")
+    assert queued.lose("a", "box:7:", LossCause.HUNG, 300) is Lost.NOTED
+    job = queued.get("a")
+    assert job is not None
+    assert [(lost.cause, lost.rss_mib) for lost in job.lost] == [("hung", 300)]
+    assert job.state == "running"
+
+
+def test_a_quarantined_job_is_asked_again_as_a_new_one_and_only_once(queued: JobStore) -> None:
+    for _ in range(3):
+        queued.claim("a", "w", "box", is_alone=True)
+        queued.redis.hset("job:a", "lease_until", 1)
+        queued.expire("a")
+    assert queued.retry("a", "b", 60)
+    assert queued.retry("a", "b", 60)  # its first reply was lost
+    assert not queued.retry("a", "c", 60)
+    assert queued.get("c") is None
+    assert queued.quarantined() == []
+    assert_ended_once(queued, "a", "failed")
+    again, old = queued.get("b"), queued.get("a")
+    assert again is not None
+    assert old is not None
+    assert (again.state, again.attempt, again.lost, old.retried_as) == ("queued", 0, (), "b")
+    assert claim(queued, "b").payload_json == payload().to_json()
+
+
+def test_a_job_of_a_newer_schema_is_left_to_a_newer_worker(store: JobStore, client: redis.Redis) -> None:
+    store.submit(new_job("a", payload=payload(schema=SCHEMA + 1)), max_queued=10)
+    assert store.claim("a", "old:1:x", "old") is NoClaim.NEWER
+    job = store.get("a")
+    assert job is not None
+    assert job.state == "queued"
+    newer = JobStore(client, schema=SCHEMA + 1)
+    claimed = newer.claim("a", "new:1:x", "new")
+    assert isinstance(claimed, Claim)
+    assert newer.finish(claimed, DONE, 1, [])
+    assert_ended_once(store, "a", "done")
+
+
+def test_a_job_that_only_older_workers_saw_says_so_when_it_expires(store: JobStore) -> None:
+    store.submit(new_job("a", payload=payload(schema=SCHEMA + 1)), max_queued=10)
+    store.claim("a", "old:1:x", "old")
+    store.redis.hset("job:a", "deadline", 1)
+    assert store.expire("a") is Lost.EXPIRED
+    job = store.get("a")
+    assert job is not None
+    assert job.error is not None
+    assert (job.error.code, "update dure" in job.error.message, "old" in job.error.message) == (
+        "no_new_worker",
+        True,
+        True,
+    )
+
+
+def test_a_job_released_after_its_cancel_is_cancelled(queued: JobStore) -> None:
+    claimed = claim(queued)
+    queued.cancel("a")
+    assert queued.release(claimed)
+    assert_ended_once(queued, "a", "cancelled")
 
 
 def test_a_released_job_is_not_charged_but_its_fence_moves_on(queued: JobStore) -> None:
@@ -192,7 +286,7 @@ def test_an_emit_without_renewal_lets_the_lease_run_out(queued: JobStore) -> Non
 def test_cancelling_a_queued_job_ends_it_at_once(queued: JobStore) -> None:
     assert queued.cancel("a") is CancelReply.CANCELLED
     assert_ended_once(queued, "a", "cancelled")
-    assert queued.claim("a", "w1", "box") is None
+    assert queued.claim("a", "w1", "box") is NoClaim.FINAL
 
 
 def test_cancelling_a_running_job_reaches_its_worker(queued: JobStore) -> None:
@@ -219,7 +313,7 @@ def test_cancelling_what_has_ended_or_never_was_changes_nothing(queued: JobStore
 
 def test_cancel_and_finish_racing_leave_one_final_state(store: JobStore, client: redis.Redis) -> None:
     other = JobStore(client)
-    for number in range(200):
+    for number in range(1000):
         job_id = f"r{number}"
         store.submit(new_job(job_id), max_queued=10)
         claimed = claim(store, job_id)
@@ -242,7 +336,7 @@ def test_a_job_queued_past_its_deadline_fails_and_says_so(store: JobStore) -> No
 
 def test_a_claim_past_the_deadline_fails_the_job(store: JobStore) -> None:
     store.submit(new_job("a", deadline_s=-1), max_queued=10)
-    assert store.claim("a", "w1", "box") is None
+    assert store.claim("a", "w1", "box") is NoClaim.EXPIRED
     assert_ended_once(store, "a", "failed")
 
 

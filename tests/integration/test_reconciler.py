@@ -4,7 +4,7 @@ import pytest
 from kombu.exceptions import OperationalError
 
 from dure import broker, keys
-from dure.job_store import JobStore
+from dure.job_store import Claim, JobStore
 from dure.reconciler import HINT_LOST_AFTER_S, Reconciler
 from support import Valkey, assert_ended_once, new_job
 
@@ -77,6 +77,24 @@ def test_a_hint_taken_by_a_worker_that_died_before_its_claim_is_sent_again(
     assert hints.sent == [("a", "celery.scripted")]
 
 
+def test_a_job_given_back_gets_its_hint_at_once_and_goes_first(store: JobStore, hints: Hints) -> None:
+    """However young: its old hint has been used up."""
+    store.submit(new_job("a"), max_queued=100)
+    claimed = store.claim("a", "box:1:x", "box")
+    assert isinstance(claimed, Claim)
+    store.release(claimed)
+    assert Reconciler(store, hints).run_once() == 1
+    assert hints.priorities == [keys.PRIORITY_URGENT]
+
+
+@pytest.mark.parametrize("junk", ["{", "5", "[]", "{}", '{"headers": 3}', "\u0000"])
+def test_what_is_no_hint_in_a_queue_is_passed_over(store: JobStore, hints: Hints, junk: str) -> None:
+    """Proved: json's or KeyError's exception ended the gateway's reconciler."""
+    store.redis.lpush("celery.scripted", junk)
+    submit_long_ago(store, "a")
+    assert Reconciler(store, hints).run_once() == 1
+
+
 def test_other_jobs_hints_do_not_stand_in_for_a_lost_one(store: JobStore, valkey: Valkey, hints: Hints) -> None:
     submit_long_ago(store, "a")
     with broker.make_celery(valkey.url) as app:
@@ -112,7 +130,7 @@ def test_two_reconcilers_do_what_one_does(store: JobStore, hints: Hints) -> None
     Reconciler(store, hints).run_once()
     Reconciler(store, hints).run_once()
     claimed = store.claim("a", "alive", "box")
-    assert claimed is not None
+    assert isinstance(claimed, Claim)
     assert claimed.attempt == 2
 
 

@@ -1,4 +1,5 @@
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,13 +16,20 @@ SLEEPER = "import time; time.sleep(600)"
 LONG_S = 60.0
 
 
+class Even(random.Random):
+    """Dice that always show the middle."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return (a + b) / 2
+
+
 class Yard:
     """Children of a test, each with its own log, and what was said about them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.said: list[str] = []
-        self.all = Children(self.said.append)
+        self.all = Children(self.said.append, Even())
         self.started: list[Child] = []
 
     def start(self, code: str, name: str = "일꾼", stop_s: float = LONG_S) -> Child:
@@ -140,6 +148,42 @@ def test_the_pause_before_each_new_start_grows(yard: Yard) -> None:
     yard.watch_until_given_up()
     pauses = [float(text.split("again in ")[1].split(" s")[0]) for text in yard.said]
     assert pauses == [0.01, 0.02, 0.04, 0.08]
+
+
+def test_the_pause_is_shaken_so_that_many_boxes_do_not_start_as_one() -> None:
+    dice = [random.Random(seed) for seed in range(20)]
+    assert len({round(Children(print, one)._dice.uniform(0.5, 1.5), 6) for one in dice}) == 20
+
+
+def test_a_reloaded_child_is_stopped_in_order_and_started_again_at_once(yard: Yard, tmp_path: Path) -> None:
+    path = tmp_path / "순서"
+    child = yard.start(RECORDER.format(path=str(path), name="일꾼"))
+    wait_for(lambda: is_ready(child), "the child ready", LONG_S)
+    first = pid_of(child)
+    yard.all.reload(Child)
+
+    def is_back() -> bool:
+        yard.all.watch_once()
+        return child.is_alive and pid_of(child) != first
+
+    wait_for(is_back, "a new process", LONG_S)
+    assert path.read_text("utf-8").split() == ["일꾼"]
+    assert yard.said == ["일꾼: stopped in order; starting it again"]
+    assert child.num_early_deaths == 0
+
+
+def test_a_child_that_does_not_stop_for_its_reload_is_killed(yard: Yard) -> None:
+    code = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('준비됨', flush=True); {SLEEPER}"
+    child = yard.start(code, stop_s=0.1)
+    wait_for(lambda: is_ready(child), "the child ready", LONG_S)
+    first = pid_of(child)
+    yard.all.reload(Child)
+
+    def is_back() -> bool:
+        yard.all.watch_once()
+        return child.is_alive and pid_of(child) != first
+
+    wait_for(is_back, "a new process", LONG_S)
 
 
 def test_the_death_of_a_child_that_had_lived_long_does_not_count_with_the_early_ones(

@@ -14,7 +14,8 @@ cuts = st.lists(st.integers(0, 12), max_size=6)
 
 
 def start(attempt: int) -> Event:
-    return Event("1-0", EventType.START, attempt, worker="일꾼")
+    kind = EventType.START if attempt == 1 else EventType.RESTARTED
+    return Event("1-0", kind, attempt, worker="일꾼")
 
 
 def sentence(text: str, attempt: int = 1) -> Event:

@@ -1,6 +1,9 @@
 """Builds a worker from its settings: engine, store, runner, and the Celery application that wakes it."""
 
 import logging
+import os
+import threading
+from dataclasses import replace
 from typing import Any
 
 from celery import Celery
@@ -8,11 +11,13 @@ from celery.signals import worker_shutting_down
 
 from dure import broker, catalog, keys
 from dure.errors import ModelMissing
+from dure.heartbeat import Beat
 from dure.job_store import JobStore, connect
-from dure.redis_policy import require_trustworthy
+from dure.redis_policy import inspect_server
 from dure.settings import Settings
 from dure.worker_registry import WorkerRegistry
 from dure_worker.engines import Engine
+from dure_worker.heartbeat import Heartbeat
 from dure_worker.lifecycle import Lifecycle
 from dure_worker.outbox import Outbox
 from dure_worker.runner import Runner
@@ -25,7 +30,10 @@ def run_worker(settings: Settings, worker: WorkerSettings) -> None:
     """Serve until SIGTERM or SIGINT. Returns after running answers ended or were given back."""
     url = settings.require_redis_url()
     client = connect(url, Settings.redis_timeout_s)
-    require_trustworthy(client)
+    inspect_server(client)
+    threading.excepthook = _end_process
+    loading = Beat(is_ready=False, memory_mib=worker.memory_mib, hung_after_s=worker.hung_after_s)
+    heartbeat = Heartbeat(worker.heartbeat_fd, lambda: loading)
     engine = load_engine(settings, worker)
     log.info("model loaded: %s", engine.info.model, extra={"action": "worker.loaded", "worker": worker.name})
     store = JobStore(client)
@@ -33,6 +41,9 @@ def run_worker(settings: Settings, worker: WorkerSettings) -> None:
     outbox = Outbox(store, worker.lease_s)
     runner = Runner(store, engine, outbox, lifecycle, worker.lease_s)
     app = make_app(url, runner)
+    heartbeat.follow(
+        lambda: replace(loading, is_ready=True, stalled_s=outbox.stalled_s(), job_ids=lifecycle.running_ids)
+    )
 
     def on_shutdown(**_: Any) -> None:
         lifecycle.begin_stop()
@@ -51,7 +62,9 @@ def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
     if catalog.SCRIPTED in {worker.engine, settings.model}:
         from dure_worker.engines.scripted import ScriptedEngine  # noqa: PLC0415
 
-        return ScriptedEngine(catalog.SCRIPTED, worker.slots, worker.context, worker.scripted_token_s)
+        return ScriptedEngine(
+            catalog.SCRIPTED, worker.slots, worker.context, worker.scripted_token_s, has_faults=worker.scripted_faults
+        )
     # Loading the runtime costs 100 MB and a second; who serves `scripted` does not pay for it.
     from dure_worker.engines.llama import LlamaEngine  # noqa: PLC0415
 
@@ -78,6 +91,13 @@ def make_app(url: str, runner: Runner) -> Celery:
         runner.run(job_id)
 
     return app
+
+
+def _end_process(failure: threading.ExceptHookArgs) -> None:
+    """A worker whose outbox or announcer has died must not live on as if it served."""
+    name = failure.thread.name if failure.thread else "?"
+    log.critical("thread %s died", name, exc_info=failure.exc_value, extra={"action": "worker.broken"})
+    os._exit(70)  # EX_SOFTWARE (sysexits.h)
 
 
 def _arguments(settings: Settings, worker: WorkerSettings, model: str) -> list[str]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import psutil
 import redis
 
-from dure.worker_registry import WorkerInfo, WorkerRegistry
+from dure.worker_registry import WorkerInfo, WorkerRegistry, process_prefix
 from dure_worker.engines import EngineInfo
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,11 @@ class Lifecycle:
         self._thread.start()
 
     @property
+    def process(self) -> str:
+        """How the owner of each claim of this process begins; its supervisor knows it too."""
+        return process_prefix(self.name, os.getpid())
+
+    @property
     def is_stopping(self) -> bool:
         return self._stop_at is not None
 
@@ -51,6 +56,10 @@ class Lifecycle:
             yield
         finally:
             self._running.discard(job_id)
+
+    @property
+    def running_ids(self) -> list[str]:
+        return list(self._running)
 
     def count(self, num_tokens: int) -> None:
         self._counted.append((time.monotonic(), num_tokens))

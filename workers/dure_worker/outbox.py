@@ -47,6 +47,7 @@ class Outbox:
         self._deliveries: dict[str, Delivery] = {}
         # Over all slots: while one prompt is read, the others stand still, and that is no reason to lose them.
         self._num_advances = 0
+        self._advanced_at = 0.0  # by time.monotonic()
         self._lock = threading.Lock()  # over the deliveries and their fields
         self._sending = threading.Lock()  # held during a round, so that `close` waits for what is under way
         self._wake = threading.Event()
@@ -58,12 +59,19 @@ class Outbox:
         delivery = Delivery(claim, on_stop, time.monotonic() + claim.deadline_s)
         with self._lock:
             self._deliveries[claim.job_id] = delivery
+            self._advanced_at = time.monotonic()
         return delivery
+
+    def stalled_s(self) -> float:
+        """Seconds since any running answer advanced; 0 when none runs."""
+        with self._lock:
+            return time.monotonic() - self._advanced_at if self._deliveries else 0.0
 
     def add(self, delivery: Delivery, drafts: list[Draft]) -> None:
         """Note that the engine advanced, with or without text. The first text leaves at once."""
         with self._lock:
             self._num_advances += 1
+            self._advanced_at = time.monotonic()
             for draft in drafts:
                 delivery.append(draft)
             if not (drafts and delivery.is_first):

@@ -7,15 +7,16 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import TypeVar
 
-from dure.errors import DureError, EngineError, StoreUnavailable
+from dure.errors import DureError, EngineError, StoreError
 from dure.events import Draft, EventType
 from dure.job import JobError, JobPayload, JobState, PayloadError, Usage
-from dure.job_store import Claim, EmitReply, JobStore, Outcome
+from dure.job_store import Claim, EmitReply, JobStore, NoClaim, Outcome
 from dure_worker.conversation.conversation import Conversation, Prompt
 from dure_worker.engines import Engine, GenerateRequest, Token
 from dure_worker.korean.editor import KoreanEditor
 from dure_worker.lifecycle import Lifecycle
 from dure_worker.outbox import Delivery, Outbox
+from dure_worker.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -39,24 +40,36 @@ class Runner:
         self._lifecycle = lifecycle
         self._lease_s = lease_s
         self._conversation = Conversation(engine.count_tokens, engine.info.context)
+        self._turns = Turns()
 
     def run(self, job_id: str) -> None:
         """Answer the job, unless it has ended, is held by another worker, or this worker is stopping."""
+        with self._turns.shared():
+            why_not = self._claim_and_run(job_id, is_alone=False)
+        if why_not is NoClaim.ALONE:
+            with self._turns.alone():
+                self._claim_and_run(job_id, is_alone=True)
+
+    def _claim_and_run(self, job_id: str, *, is_alone: bool) -> NoClaim | None:
         if self._lifecycle.is_stopping:
-            return  # the job stays queued, and a gateway sends its hint again
-        owner = f"{self._lifecycle.name}:{uuid.uuid4().hex}"
-        claim = _insist(lambda: self._store.claim(job_id, owner, self._lifecycle.name, self._lease_s))
-        if claim is None:
-            log.info("nothing to do", extra={"action": "job.skip", "job_id": job_id})
-            return
+            return None  # the job stays queued, and a gateway sends its hint again
+        owner = f"{self._lifecycle.process}{uuid.uuid4().hex}"
+        name = self._lifecycle.name
+        claim = _insist(lambda: self._store.claim(job_id, owner, name, self._lease_s, is_alone=is_alone))
+        if isinstance(claim, NoClaim):
+            level = logging.WARNING if claim is NoClaim.NEWER else logging.INFO
+            log.log(level, "not claimed: %s", claim, extra={"action": "job.skip", "job_id": job_id})
+            return claim
         with self._lifecycle.running(job_id):
             self._run(claim)
+        return None
 
     def _run(self, claim: Claim) -> None:
         _say("job.start", claim)
+        prefix = _insist(lambda: self._store.sentences(claim.job_id, claim.attempt - 1)) if claim.attempt > 1 else ""
         delivery = self._outbox.open(claim, lambda _: self._engine.cancel(_request_id(claim)))
         try:
-            outcome = self._answer(claim, delivery)
+            outcome = self._answer(claim, delivery, prefix)
         except Released:
             self._outbox.close(delivery)
             _insist(lambda: self._store.release(claim))
@@ -75,10 +88,9 @@ class Runner:
         is_written = _insist(lambda: self._store.finish(claim, outcome, first_seq, drafts))
         _say(f"job.{outcome.state.value}" if is_written else "job.lost", claim)
 
-    def _answer(self, claim: Claim, delivery: Delivery) -> Outcome:
+    def _answer(self, claim: Claim, delivery: Delivery, prefix: str) -> Outcome:
         payload = JobPayload.from_json(claim.payload_json)
         prompt = self._conversation.fit(payload)
-        prefix = self._store.sentences(claim.job_id, claim.attempt - 1) if claim.attempt > 1 else ""
         reply = Reply(prefix)
         self._outbox.add(delivery, reply.opening())
         last = Token("")
@@ -155,13 +167,13 @@ def _say(action: str, claim: Claim) -> None:
 
 
 def _insist(command: Callable[[], T]) -> T:
-    """Repeat a store call while Redis is away. Every script may be repeated."""
+    """Repeat a store call while Redis is away or refuses (full disk, full memory). Every script may be repeated."""
     give_up = time.monotonic() + _FINISH_FOR_S
     pause_s = 0.05
     while True:
         try:
             return command()
-        except StoreUnavailable:
+        except StoreError:
             if time.monotonic() > give_up:
                 raise
             time.sleep(pause_s)

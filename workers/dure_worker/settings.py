@@ -44,8 +44,24 @@ class WorkerSettings(SectionSettings):
     lease_s: float = Field(
         default=15.0, ge=1, le=60, description="A worker silent for so long loses its jobs to others."
     )
+    memory_mib: int = Field(
+        default=2400,
+        ge=0,
+        le=1 << 20,
+        description="Its supervisor restarts a worker whose resident memory is larger. 0: never.",
+    )
+    hung_after_s: float = Field(
+        default=30.0,
+        ge=1,
+        le=600,
+        description="Its supervisor restarts a worker that is silent, or whose answers stand still, for so long.",
+    )
+    heartbeat_fd: int = Field(default=-1, ge=-1, description="Set by the supervisor: the pipe to it.")
     # For tests, demos and load simulation with the scripted engine.
     scripted_token_s: float = Field(default=0.0, ge=0, le=10, description="Pause before each token of `scripted`.")
+    scripted_faults: bool = Field(
+        default=False, description="`scripted` dies at <die>, stands still at <hang>, and takes memory at <grow>."
+    )
 
     @field_validator("name")
     @classmethod

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Request
-from fastapi.responses import Response
 from sse_starlette import ServerSentEvent
 
 from dure import keys
@@ -17,12 +16,11 @@ from dure_gateway import sse
 from dure_gateway.answers import Language, chat_answer, job_error, require_answer
 from dure_gateway.problems import Problem
 from dure_gateway.schemas import ChatRequest, StreamingChatRequest
-from dure_gateway.services import Services, services, unless_gone
+from dure_gateway.services import Services, services
 from dure_gateway.texts import Text
 
 router = APIRouter(tags=["chat"])
 
-_CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody reads it
 _LONGEST_IDEMPOTENCY_KEY = 200
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
@@ -36,15 +34,14 @@ async def chat(
     language: Language,
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
-    """Answer one message. A client that leaves before the end cancels its job."""
+    """Answer one message. A client that leaves before the end cancels its job, unless `keep` is true."""
     job = await prepare(shared, body, idempotency_key)
     ticket = await shared.admit(job)
     if body.stream:
         return sse.response(_stream(shared, ticket.job_id, body, language))
-    ended = await unless_gone(request, shared.events.final(ticket.job_id), lambda: shared.cancel_soon(ticket.job_id))
-    if ended is None and await request.is_disconnected():
-        return Response(status_code=_CLIENT_CLOSED_REQUEST)
-    return chat_answer(require_answer(ended), body.style)
+    return await shared.answer(
+        request, ticket.job_id, body.keep, lambda ended: chat_answer(require_answer(ended), body.style)
+    )
 
 
 async def prepare(shared: Services, body: ChatRequest, idempotency_key: str | None) -> NewJob:
@@ -71,7 +68,9 @@ def _is_key(value: str) -> bool:
     return 0 < len(value) <= _LONGEST_IDEMPOTENCY_KEY and value.isascii() and value.isprintable()
 
 
-async def _stream(shared: Services, job_id: str, body: ChatRequest, language: str) -> AsyncGenerator[ServerSentEvent]:
+async def _stream(
+    shared: Services, job_id: str, body: StreamingChatRequest, language: str
+) -> AsyncGenerator[ServerSentEvent]:
     is_ended = False
     try:
         yield sse.named("accepted", {"job_id": job_id})
@@ -84,7 +83,7 @@ async def _stream(shared: Services, job_id: str, body: ChatRequest, language: st
             else:
                 yield sse.text_event(item)
     finally:
-        if not is_ended:
+        if not is_ended and not body.keep:
             shared.cancel_soon(job_id)
 
 

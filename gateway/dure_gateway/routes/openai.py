@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
 from sse_starlette import ServerSentEvent
 
 from dure.events import Event, EventType
@@ -20,13 +19,11 @@ from dure.job_store import NewJob
 from dure_gateway import sse
 from dure_gateway.answers import Language, job_error, require_answer
 from dure_gateway.schemas import CompletionRequest
-from dure_gateway.services import Services, services, unless_gone
+from dure_gateway.services import Services, services
 
 router = APIRouter(prefix="/v1", tags=["OpenAI compatible"])
 
 Shared = Annotated[Services, Depends(services)]
-
-_CLIENT_CLOSED_REQUEST = 499
 
 
 @router.get("/models")
@@ -40,17 +37,14 @@ async def models(shared: Shared) -> dict[str, Any]:
 
 @router.post("/chat/completions")
 async def complete(body: CompletionRequest, request: Request, shared: Shared, language: Language) -> Any:
-    """Answer a conversation that the client keeps. A client that leaves before the end cancels its job."""
+    """Answer a conversation that the client keeps. A client that leaves cancels its job, unless `keep` is true."""
     model = await to_thread.run_sync(shared.router.choose_model, body.model)
     payload = body.payload(shared.settings.max_tokens)
     job = NewJob(uuid.uuid4().hex, payload, model, deadline_s=shared.settings.deadline_s)
     await shared.admit(job)
     if body.stream:
         return sse.response(_stream(shared, job, body, language))
-    ended = await unless_gone(request, shared.events.final(job.id), lambda: shared.cancel_soon(job.id))
-    if ended is None and await request.is_disconnected():
-        return Response(status_code=_CLIENT_CLOSED_REQUEST)
-    return _completion(require_answer(ended))
+    return await shared.answer(request, job.id, body.keep, lambda ended: _completion(require_answer(ended)))
 
 
 def _completion(job: JobRecord) -> dict[str, Any]:
@@ -77,7 +71,7 @@ async def _stream(
                 async for chunk in _ending(shared, job.id, frame, body.stream_options.include_usage, language):
                     yield chunk
     finally:
-        if not is_ended:
+        if not is_ended and not body.keep:
             shared.cancel_soon(job.id)
 
 
@@ -103,7 +97,7 @@ class Said:
         self._text = ""
 
     def take(self, event: Event) -> str:
-        if event.type is EventType.START:
+        if event.type in {EventType.START, EventType.RESTARTED}:
             self._text = ""
         elif event.type is EventType.SENTENCE:
             self._text += event.text

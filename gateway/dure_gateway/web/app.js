@@ -52,6 +52,7 @@ function follow(turn) {
     queued: (data) => unlessCancelled(() => answer.queued(data.queue_position)),
     running: () => {},
     start: (data) => keepInView(() => answer.started(data.attempt)),
+    restarted: (data) => keepInView(() => answer.started(data.attempt)),
     token: (data) => keepInView(() => answer.addDraft(data.text)),
     sentence: (data) => keepInView(() => answer.addSentence(data.text)),
     final: (data) => finish(turn, data),

@@ -25,7 +25,7 @@ export const show = (job) => call(job.links.self);
 // (Last-Event-ID); it gives up only when the gateway refuses, and then on.closed() is called.
 export function follow(job, on) {
   const stream = new EventSource(job.links.events);
-  for (const name of ["queued", "running", "start", "token", "sentence", "final"]) {
+  for (const name of ["queued", "running", "start", "restarted", "token", "sentence", "final"]) {
     stream.addEventListener(name, (event) => on[name](JSON.parse(event.data)));
   }
   stream.onopen = () => on.connected(true);

@@ -1,31 +1,33 @@
--- KEYS: job, events, queued, running
--- ARGV: id, owner, lease_ms, max_attempts, worker, keep_job_s, keep_events_s
--- Returns {CLAIMED, attempt, payload, ms left until the deadline, conversation key} | {GONE|FINAL|BUSY|CANCELLED|EXHAUSTED|EXPIRED}
-local h = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'cancel', 'lease_until', 'owner', 'deadline', 'payload', 'conversation', 'charged')
+-- ARGV: id, owner ("worker:process:call"), lease_ms, worker, is_alone (1: nothing else runs in this worker)
+-- Returns {CLAIMED, attempt, payload, ms left until the deadline, conversation key}
+--   | {ALONE} (come again when nothing else runs) | {NEWER} | {GONE|FINAL|BUSY|CANCELLED|QUARANTINED|EXPIRED}
+local h = redis.call('HMGET', JOB, 'state', 'attempt', 'cancel', 'lease_until', 'owner', 'deadline', 'payload', 'conversation', 'charged', 'schema', 'declined')
 local state, attempt = h[1], tonumber(h[2])
 if not state then return {'GONE'} end
 if FINAL[state] then return {'FINAL'} end
 local claimed = {'CLAIMED', attempt, h[7], tonumber(h[6]) - now, h[8]}
-if state == 'running' and tonumber(h[4]) > now then
-  if h[5] ~= ARGV[2] then return {'BUSY'} end
-  return claimed -- the same owner again: its first reply was lost
+if state == 'running' then
+  if tonumber(h[4]) > now then
+    if h[5] ~= ARGV[2] then return {'BUSY'} end
+    return claimed -- the same owner again: its first reply was lost
+  end
+  local fate = lose(ARGV[1], 'silent', 0)
+  if fate ~= 'REQUEUED' then return {fate} end
 end
-local function finish(final, code, message)
-  finalise(KEYS, ARGV[1], attempt, final, {'error_code', code, 'error_message', message}, ARGV[6], ARGV[7])
-end
-if h[3] == '1' then finish('cancelled', '', ''); return {'CANCELLED'} end
 if now > tonumber(h[6]) then
-  finish('failed', 'expired', 'the job waited past its deadline: add a worker, or send less at a time')
+  expire(ARGV[1], attempt, h[11])
   return {'EXPIRED'}
 end
-if tonumber(h[9]) + 1 > tonumber(ARGV[4]) then
-  finish('failed', 'max_attempts', 'the job ended its worker ' .. h[9] .. ' times and will not be tried again')
-  return {'EXHAUSTED'}
+if tonumber(h[10] or 1) > SCHEMA then
+  redis.call('HSET', JOB, 'declined', ARGV[4])
+  return {'NEWER'} -- left to a worker of its own release
 end
+-- Whoever shares a worker with a job that kills it is charged too. The last try tells who it was.
+if tonumber(h[9]) > 0 and tonumber(h[9]) + 1 >= MAX_ATTEMPTS and ARGV[5] ~= '1' then return {'ALONE'} end
 claimed[2] = attempt + 1
-redis.call('HSET', KEYS[1], 'state', 'running', 'attempt', attempt + 1, 'charged', h[9] + 1, 'seq', 0, 'owner', ARGV[2], 'lease_until', now + ARGV[3])
-redis.call('HSETNX', KEYS[1], 'started', now)
-redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZADD', KEYS[4], now + ARGV[3], ARGV[1])
-redis.call('XADD', KEYS[2], '*', 'type', 'start', 'attempt', attempt + 1, 'worker', ARGV[5])
+redis.call('HSET', JOB, 'state', 'running', 'attempt', attempt + 1, 'charged', h[9] + 1, 'seq', 0, 'owner', ARGV[2], 'lease_until', now + ARGV[3])
+redis.call('HSETNX', JOB, 'started', now)
+redis.call('ZREM', QUEUED, ARGV[1])
+redis.call('ZADD', RUNNING, now + ARGV[3], ARGV[1])
+redis.call('XADD', EVENTS, '*', 'type', attempt == 0 and 'start' or 'restarted', 'attempt', attempt + 1, 'worker', ARGV[4])
 return claimed

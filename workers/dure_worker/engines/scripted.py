@@ -1,6 +1,8 @@
 """An engine that needs no weights: it recites. For tests, demos of the queue and load simulation."""
 
+import os
 import random
+import signal
 import threading
 from collections.abc import Generator, Iterator
 
@@ -17,6 +19,7 @@ _SENTENCES = (
 )
 # Real tokenizers give Korean about 0.7 tokens a character; here one token is up to two characters.
 _CHARACTERS_PER_TOKEN = 2
+_FAULT_AT = 10
 _TEMPLATE_TOKENS = 4  # per message, like a chat template's markers
 
 
@@ -24,12 +27,22 @@ class ScriptedEngine:
     """Quotes the question, then recites sentences about the dure until max_tokens.
 
     The same request always gives the same answer; with temperature > 0 the sentences' order depends on the seed alone.
-    token_s is the pause before each token, in seconds.
+    token_s is the pause before each token, in seconds. With has_faults a question that contains <die>, <hang> or
+    <grow> does to the process what a bad prompt may do to a real engine, at the 10th token.
     """
 
-    def __init__(self, model: str = "scripted", num_slots: int = 4, context: int = 2048, token_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: str = "scripted",
+        num_slots: int = 4,
+        context: int = 2048,
+        token_s: float = 0.0,
+        *,
+        has_faults: bool = False,
+    ) -> None:
         self.info = EngineInfo("scripted", model, num_slots, context)
         self._token_s = token_s
+        self._has_faults = has_faults
         self._slots = threading.BoundedSemaphore(num_slots)
         self._cancelled: dict[str, threading.Event] = {}
 
@@ -58,6 +71,8 @@ class ScriptedEngine:
                 reason = "cancelled"
                 break
             num_tokens += 1
+            if self._has_faults and num_tokens == _FAULT_AT:
+                _suffer(request.messages[-1].content)
             yield Token(finder.feed(piece))
             if finder.is_found:
                 reason = "stop"
@@ -74,6 +89,16 @@ class ScriptedEngine:
     def close(self) -> None:
         for event in list(self._cancelled.values()):
             event.set()
+
+
+def _suffer(question: str) -> None:
+    if "<die>" in question:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "<hang>" in question:
+        threading.Event().wait()
+    hoard: list[bytearray] = []
+    while "<grow>" in question:
+        hoard.append(bytearray(os.urandom(1 << 20) * 8))
 
 
 def _tokens(text: str) -> list[str]:
