@@ -25,9 +25,21 @@ def _environment_of_its_own() -> Iterator[None]:
     os.environ.update(kept)
 
 
-@pytest.fixture(scope="session")
-def _valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("valkey"))
+# Users bring their own servers: what touches one runs on the embedded Valkey and on the distribution's Redis.
+REDIS_SERVER = shutil.which("redis-server")
+SERVERS = [
+    pytest.param(None, id="valkey"),
+    pytest.param(
+        Path(REDIS_SERVER or "redis-server"),
+        id="redis",
+        marks=pytest.mark.skipif(REDIS_SERVER is None, reason="no redis-server on the PATH: apt install redis-server"),
+    ),
+]
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def _valkey(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("valkey"), request.param)
     server.start()
     yield server
     server.stop()
@@ -61,10 +73,10 @@ def scripted_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
-@pytest.fixture
-def own_stack(tmp_path: Path) -> Iterator[Stack]:
+@pytest.fixture(params=SERVERS)
+def own_stack(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Valkey and gateway for a test that breaks things; it starts its own workers, which die fast (short lease)."""
-    with Stack(tmp_path, DURE_WORKER_LEASE_S=str(FAST_LEASE_S)) as stack:
+    with Stack(tmp_path, request.param, DURE_WORKER_LEASE_S=str(FAST_LEASE_S)) as stack:
         yield stack
 
 

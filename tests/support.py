@@ -72,10 +72,13 @@ def assert_ended_once(store: JobStore, job_id: str, state: str) -> None:
 
 
 class Valkey:
-    """The embedded server, as `dure up` configures it. Stopped and started again it keeps port and data."""
+    """The embedded server, as `dure up` configures it, or another binary with the same configuration.
 
-    def __init__(self, folder: Path) -> None:
-        self._server = embedded_redis.prepare(folder)
+    Stopped and started again it keeps port and data.
+    """
+
+    def __init__(self, folder: Path, binary: Path | None = None) -> None:
+        self._server = embedded_redis.prepare(folder, binary)
         self._log = folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -98,9 +101,11 @@ class Valkey:
 class Stack:
     """Valkey, a gateway and workers as processes, each with its own log in the test's folder."""
 
-    def __init__(self, folder: Path, **environ: str) -> None:
+    def __init__(
+        self, folder: Path, server: Path | None = None, redis_folder: Path | None = None, **environ: str
+    ) -> None:
         self.folder = folder
-        self.valkey = Valkey(folder / "redis")
+        self.valkey = Valkey(redis_folder or folder / "redis", server)
         self.port, self.web_port = free_port(), free_port()
         self.model = catalog.SCRIPTED
         self._processes: list[subprocess.Popen[bytes]] = []

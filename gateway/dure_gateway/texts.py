@@ -143,9 +143,9 @@ class Text(Enum):
     REDIS_REFUSED = (
         "redis_refused",
         "저장소(Redis)가 명령을 거절했습니다.",
-        "운영자는 게이트웨이 로그와 Redis 권한, 남은 메모리를 확인해 주세요.",
+        "운영자는 게이트웨이 로그와 Redis의 권한, 남은 메모리와 디스크를 확인해 주세요.",
         "The job store (Redis) refused a command.",
-        "Operators: see the gateway's log, Redis' permissions and memory.",
+        "Operators: see the gateway's log, and Redis' permissions, memory and disk.",
     )
     CONTEXT_OVERFLOW = (
         "context_overflow",

@@ -41,9 +41,9 @@ class EmbeddedRedis:
                 return
 
 
-def prepare(folder: Path) -> EmbeddedRedis:
+def prepare(folder: Path, binary: Path | None = None) -> EmbeddedRedis:
     """Write the configuration of a server whose data lies in `folder`. Raises SettingsError where there is none."""
-    binary = find_server()
+    binary = binary or find_server()
     folder.mkdir(parents=True, exist_ok=True)
     port, password = _free_port(), secrets.token_urlsafe(24)
     config = folder / "server.conf"

@@ -325,8 +325,12 @@ class JobStore:
         except redis.ResponseError as error:
             raise StoreError(f"Redis refused a command: {error}") from error
 
+    def purge(self, job_id: str, kind: Literal["queued", "quarantined", "ended"], settled_s: float) -> bool:
+        """Cancel a queued job, or delete one that ended settled_s ago. False: it is not, or no longer, of that kind."""
+        return str(self._run("purge", self._job_keys(job_id), [job_id, kind, _ms(settled_s)])) != "KEPT"
 
-_SCRIPTS = ("submit", "claim", "emit", "finish", "release", "cancel", "expire", "lose", "retry")
+
+_SCRIPTS = ("submit", "claim", "emit", "finish", "release", "cancel", "expire", "lose", "retry", "purge")
 
 
 def _source(name: str, schema: int) -> str:

@@ -1,5 +1,6 @@
 """Who serves what: the hash that each live worker keeps in Redis, and the list of all of them."""
 
+import logging
 from dataclasses import asdict, dataclass
 from typing import Self, cast
 
@@ -37,6 +38,11 @@ class WorkerInfo:
         )
 
 
+log = logging.getLogger(__name__)
+
+_FORGET_AFTER_S = 300
+
+
 def process_prefix(name: str, pid: int) -> str:
     """One process of a worker, as the owners of its claims begin: a worker that starts again keeps its name."""
     return f"{name}:{pid}:"
@@ -61,10 +67,28 @@ class WorkerRegistry:
             pipe.zrem(keys.WORKERS, name)
             pipe.execute()
 
+    def forget_dead(self) -> None:
+        """Drop names that were silent for long; `live` has passed over them since their hash expired."""
+        seconds, _ = self._redis.time()
+        self._redis.zremrangebyscore(keys.WORKERS, "-inf", (int(seconds) - _FORGET_AFTER_S) * 1000)
+
     def live(self) -> list[WorkerInfo]:
         names = cast("list[str]", self._redis.zrange(keys.WORKERS, 0, -1))
         with self._redis.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.hgetall(keys.worker(name))
             found = pipe.execute()
-        return [WorkerInfo.from_hash(raw) for raw in found if raw]
+        return [info for raw in found if raw and (info := _read(raw))]
+
+    def last_seen_s(self) -> dict[str, float]:
+        """When each announced itself last, by the server's clock; also who has fallen silent since, for a while."""
+        scores = cast("list[tuple[str, float]]", self._redis.zrange(keys.WORKERS, 0, -1, withscores=True))
+        return {name: score / 1000 for name, score in scores}
+
+
+def _read(raw: dict[str, str]) -> WorkerInfo | None:
+    try:
+        return WorkerInfo.from_hash(raw)
+    except (KeyError, ValueError) as error:
+        log.warning("a worker's entry cannot be read: %r", error, extra={"action": "worker.unreadable"})
+        return None

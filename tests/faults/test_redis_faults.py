@@ -6,7 +6,10 @@ import threading
 import httpx
 import pytest
 
-from support import DEADLINE_S, Stack, assert_ended_once, free_port, wait_for
+from support import DEADLINE_S, Stack, assert_ended_once, events, free_port, wait_for
+
+SLOW = {"DURE_WORKER_SCRIPTED_TOKEN_S": "0.05"}
+LONG_LEASE = {"DURE_WORKER_LEASE_S": "30"}
 
 
 def test_without_redis_the_gateway_answers_503_and_says_when_to_come_back(own_stack: Stack) -> None:
@@ -106,3 +109,71 @@ def test_a_worker_that_starts_before_redis_waits_for_it(own_stack: Stack) -> Non
     job_id = own_stack.submit(max_tokens=5)
     own_stack.wait_for_state(job_id, "done")
     assert worker.poll() is None
+
+
+def test_an_idle_worker_outlives_two_restarts_of_redis_in_a_row(own_stack: Stack) -> None:
+    """Proved: with broker_connection_max_retries = 0 the worker ends at the first."""
+    worker = own_stack.start_worker()
+    for _ in range(2):
+        own_stack.valkey.stop()
+        own_stack.valkey.start()
+    job_id = own_stack.submit(max_tokens=5)
+    own_stack.wait_for_state(job_id, "done")
+    assert_ended_once(own_stack.store, job_id, "done")
+    assert worker.poll() is None
+
+
+def test_an_answer_survives_two_restarts_in_a_row(own_stack: Stack) -> None:
+    own_stack.start_worker(**SLOW, **LONG_LEASE)
+    job_id = own_stack.submit(max_tokens=100)
+    own_stack.wait_for_text(job_id)
+    for _ in range(2):
+        own_stack.valkey.stop()
+        own_stack.valkey.start()
+    own_stack.wait_for_state(job_id, "done")
+    assert_ended_once(own_stack.store, job_id, "done")
+    assert [event.attempt for event in events(own_stack.store, job_id) if event.type == "start"] == [1]
+
+
+def test_an_answer_that_ends_while_redis_is_away_is_written_when_it_is_back(own_stack: Stack) -> None:
+    """Proved: without `_insist` around FINISH the job is answered by a second attempt, after its lease."""
+    own_stack.start_worker(**SLOW, **LONG_LEASE)
+    job_id = own_stack.submit(max_tokens=20)
+    own_stack.wait_for_text(job_id)
+    own_stack.valkey.stop()
+    log = own_stack.log("box")
+    wait_for(lambda: "finish waits for Redis" in log.read_text("utf-8"), "an answer without a place")
+    own_stack.valkey.start()
+    own_stack.wait_for_state(job_id, "done")
+    assert_ended_once(own_stack.store, job_id, "done")
+    assert [event.attempt for event in events(own_stack.store, job_id) if event.type == "start"] == [1]
+
+
+def test_a_redis_killed_with_sigkill_has_every_accepted_job(own_stack: Stack) -> None:
+    """Proved: with appendonly no the jobs are gone (404)."""
+    job_ids = [own_stack.submit(f"{number}번째 질문", max_tokens=5) for number in range(20)]
+    server = own_stack.valkey.process
+    assert server is not None
+    server.kill()
+    server.wait()
+    own_stack.valkey.start()
+    own_stack.start_worker()
+    for job_id in job_ids:
+        own_stack.wait_for_state(job_id, "done")
+        assert_ended_once(own_stack.store, job_id, "done")
+
+
+def test_cut_connections_start_no_second_copy_beside_an_idle_worker(own_stack: Stack) -> None:
+    """Plain Celery runs the task again on the idle worker. Proved: without BUSY in claim.lua so does this."""
+    own_stack.start_worker("one", **SLOW)
+    own_stack.start_worker("two", **SLOW)
+    job_id = own_stack.submit(max_tokens=80)
+    own_stack.wait_for_text(job_id)
+    for _ in range(3):
+        own_stack.store.redis.client_kill_filter(_type="normal", skipme=True)
+        seen = len(events(own_stack.store, job_id))
+        wait_for(lambda seen=seen: len(events(own_stack.store, job_id)) > seen, "the answer to go on")
+    own_stack.wait_for_state(job_id, "done")
+    assert_ended_once(own_stack.store, job_id, "done")
+    starts = [event.attempt for event in events(own_stack.store, job_id) if event.type in {"start", "restarted"}]
+    assert starts == [1]

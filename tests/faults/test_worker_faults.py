@@ -1,8 +1,11 @@
 """Workers that die, hang or stop. For every job: one final event, no gap, no trace left."""
 
+import re
 import signal
+from datetime import datetime
 
-from dure import broker
+import pytest
+
 from support import Stack, assert_ended_once, events, stop
 
 SLOW = {"DURE_WORKER_SCRIPTED_TOKEN_S": "0.05"}
@@ -79,19 +82,60 @@ def test_jobs_submitted_while_no_worker_lives_are_answered_later(own_stack: Stac
         assert_ended_once(own_stack.store, job_id, "done")
 
 
-def test_a_job_cancelled_while_no_worker_lives_is_never_run(own_stack: Stack) -> None:
-    job_id = own_stack.submit()
-    assert own_stack.http.delete(f"/v1/jobs/{job_id}").json()["status"] == "cancelled"
-    own_stack.start_worker()
-    other = own_stack.submit(max_tokens=5)
-    own_stack.wait_for_state(other, "done")
-    assert_ended_once(own_stack.store, job_id, "cancelled")
-    assert [event.type for event in events(own_stack.store, job_id)] == ["final"]
+def test_a_worker_drained_under_load_loses_and_charges_nothing(own_stack: Stack) -> None:
+    """Proved: with a release that charges, `charged` differs; with a kill instead, attempts do."""
+    first = own_stack.start_worker("first", DURE_WORKER_GRACE_S="0.5", **SLOW)
+    job_ids = [own_stack.submit(f"{number}번째 질문", max_tokens=30) for number in range(20)]
+    own_stack.wait_for_text(job_ids[0])
+    own_stack.start_worker("second")
+    first.terminate()
+    assert first.wait(60) == 0
+    for job_id in job_ids:
+        own_stack.wait_for_state(job_id, "done")
+        assert_ended_once(own_stack.store, job_id, "done")
+        assert own_stack.store.redis.hget(f"job:{job_id}", "charged") == "1"
 
 
-def test_a_message_for_an_unknown_task_does_not_stop_a_worker(own_stack: Stack) -> None:
-    own_stack.start_worker()
-    with broker.make_celery(own_stack.valkey.url) as app:
-        app.send_task("no.such.task", ("x",), queue="celery.scripted")
-    job_id = own_stack.submit(max_tokens=5)
+def test_a_hung_generator_loses_its_job_to_another_worker(own_stack: Stack) -> None:
+    """Without a supervisor, by its lease. Proved: with leases renewed without progress the job hangs for ever."""
+    hung = own_stack.start_worker("hung", DURE_WORKER_SCRIPTED_FAULTS="true")
+    job_id = own_stack.submit("<hang>", max_tokens=60)
+    own_stack.wait_for_text(job_id)
+    own_stack.start_worker("healthy")
     own_stack.wait_for_state(job_id, "done")
+    assert_ended_once(own_stack.store, job_id, "done")
+    hung.kill()
+    job = own_stack.store.get(job_id)
+    assert job is not None
+    assert [lost.cause for lost in job.lost][:1] == ["silent"]
+
+
+SKEWED = """
+import time
+true_time = time.time
+time.time = lambda: true_time() + {skew_s}
+"""
+
+
+@pytest.mark.parametrize("skew_s", [100, -100])
+def test_a_worker_whose_clock_is_wrong_by_100_seconds_works_as_any_other(own_stack: Stack, skew_s: int) -> None:
+    """Proved: with the worker's own time in CLAIM's lease, a clock behind loses every job at once."""
+    folder = own_stack.folder / "skew"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SKEWED.format(skew_s=skew_s))
+    skewed = own_stack.start_worker("skewed", PYTHONPATH=str(folder), **SLOW)
+    job_ids = [own_stack.submit(f"{number}번째 질문", max_tokens=60) for number in range(4)]
+    for job_id in job_ids:
+        own_stack.wait_for_text(job_id)
+    says = datetime.fromisoformat(re.findall(r'"time": "([^"]+)"', own_stack.log("skewed").read_text("utf-8"))[-1])
+    assert abs(says.timestamp() - own_stack.store.now_s()) > 50
+    own_stack.start_worker("right", **SLOW)
+    for job_id in job_ids[:2]:
+        own_stack.wait_for_state(job_id, "done")
+        assert_ended_once(own_stack.store, job_id, "done")
+        assert own_stack.store.redis.hget(f"job:{job_id}", "charged") == "1"
+    late = own_stack.submit(max_tokens=200)
+    own_stack.wait_for_text(late)
+    skewed.kill()
+    own_stack.wait_for_state(late, "done")
+    assert_ended_once(own_stack.store, late, "done")

@@ -6,6 +6,7 @@ from kombu.exceptions import OperationalError
 from dure import broker, keys
 from dure.job_store import Claim, JobStore
 from dure.reconciler import HINT_LOST_AFTER_S, Reconciler
+from dure.worker_registry import WorkerInfo, WorkerRegistry
 from support import Valkey, assert_ended_once, new_job
 
 
@@ -56,11 +57,44 @@ def test_a_fresh_job_is_left_to_its_own_hint(store: JobStore, hints: Hints) -> N
 @pytest.mark.parametrize("priority", keys.PRIORITY_STEPS)
 @pytest.mark.parametrize("queue", ["celery.scripted", "w.box"])
 def test_a_hint_in_any_queue_counts(store: JobStore, valkey: Valkey, hints: Hints, queue: str, priority: int) -> None:
-    store.redis.zadd(keys.WORKERS, {"box": 1})
+    WorkerRegistry(store.redis).announce(WorkerInfo("box", "scripted", "scripted", 4, 2048, 1))
     submit_long_ago(store, "a")
     with broker.make_celery(valkey.url) as app:
         broker.publish(app, "a", queue, priority)
     assert Reconciler(store, hints).run_once() == 0
+
+
+def test_a_hint_in_the_own_queue_of_a_dead_worker_does_not_count(store: JobStore, valkey: Valkey, hints: Hints) -> None:
+    """Proved: fails where the reconciler believes every name that ever announced itself."""
+    WorkerRegistry(store.redis).announce(WorkerInfo("box", "scripted", "scripted", 4, 2048, 1))
+    submit_long_ago(store, "a")
+    with broker.make_celery(valkey.url) as app:
+        broker.publish(app, "a", "w.box")
+    store.redis.delete(keys.worker("box"))  # expired: it was silent for 15 s
+    Reconciler(store, hints).run_once()
+    assert hints.sent == [("a", "celery.scripted")]
+
+
+def test_one_damaged_job_does_not_hold_up_the_others(store: JobStore, hints: Hints) -> None:
+    store.redis.zadd(keys.JOBS_RUNNING, {"damaged": 1})
+    store.redis.hset(keys.job("damaged"), mapping={"state": "running", "lease_until": "never"})
+    submit_long_ago(store, "a")
+    assert Reconciler(store, hints).run_once() == 1
+
+
+def test_a_workers_entry_that_cannot_be_read_is_passed_over(store: JobStore, hints: Hints) -> None:
+    store.redis.zadd(keys.WORKERS, {"odd": 9e15})
+    store.redis.hset(keys.worker("odd"), mapping={"name": "odd"})
+    submit_long_ago(store, "a")
+    assert Reconciler(store, hints).run_once() == 1
+
+
+def test_workers_silent_for_long_are_forgotten(store: JobStore, hints: Hints) -> None:
+    registry = WorkerRegistry(store.redis)
+    registry.announce(WorkerInfo("alive", "scripted", "scripted", 4, 2048, 1))
+    store.redis.zadd(keys.WORKERS, {"dead": 1})
+    Reconciler(store, hints).run_once()
+    assert store.redis.zrange(keys.WORKERS, 0, -1) == ["alive"]
 
 
 def test_a_hint_taken_by_a_worker_that_died_before_its_claim_is_sent_again(

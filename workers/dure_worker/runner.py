@@ -55,7 +55,7 @@ class Runner:
             return None  # the job stays queued, and a gateway sends its hint again
         owner = f"{self._lifecycle.process}{uuid.uuid4().hex}"
         name = self._lifecycle.name
-        claim = _insist(lambda: self._store.claim(job_id, owner, name, self._lease_s, is_alone=is_alone))
+        claim = _insist(lambda: self._store.claim(job_id, owner, name, self._lease_s, is_alone=is_alone), "claim")
         if isinstance(claim, NoClaim):
             level = logging.WARNING if claim is NoClaim.NEWER else logging.INFO
             log.log(level, "not claimed: %s", claim, extra={"action": "job.skip", "job_id": job_id})
@@ -66,13 +66,13 @@ class Runner:
 
     def _run(self, claim: Claim) -> None:
         _say("job.start", claim)
-        prefix = _insist(lambda: self._store.sentences(claim.job_id, claim.attempt - 1)) if claim.attempt > 1 else ""
+        prefix = _insist(lambda: self._earlier_text(claim), "claim")
         delivery = self._outbox.open(claim, lambda _: self._engine.cancel(_request_id(claim)))
         try:
             outcome = self._answer(claim, delivery, prefix)
         except Released:
             self._outbox.close(delivery)
-            _insist(lambda: self._store.release(claim))
+            _insist(lambda: self._store.release(claim), "release")
             _say("job.release", claim)
             return
         except (EngineError, PayloadError) as error:
@@ -85,8 +85,11 @@ class Runner:
         if delivery.stop_reply is EmitReply.LOST:
             _say("job.lost", claim)
             return
-        is_written = _insist(lambda: self._store.finish(claim, outcome, first_seq, drafts))
+        is_written = _insist(lambda: self._store.finish(claim, outcome, first_seq, drafts), "finish")
         _say(f"job.{outcome.state.value}" if is_written else "job.lost", claim)
+
+    def _earlier_text(self, claim: Claim) -> str:
+        return self._store.sentences(claim.job_id, claim.attempt - 1) if claim.attempt > 1 else ""
 
     def _answer(self, claim: Claim, delivery: Delivery, prefix: str) -> Outcome:
         payload = JobPayload.from_json(claim.payload_json)
@@ -166,14 +169,15 @@ def _say(action: str, claim: Claim) -> None:
     log.info(action, extra={"action": action, "job_id": claim.job_id, "attempt": claim.attempt})
 
 
-def _insist(command: Callable[[], T]) -> T:
+def _insist(command: Callable[[], T], name: str) -> T:
     """Repeat a store call while Redis is away or refuses (full disk, full memory). Every script may be repeated."""
     give_up = time.monotonic() + _FINISH_FOR_S
     pause_s = 0.05
     while True:
         try:
             return command()
-        except StoreError:
+        except StoreError as error:
+            log.warning("%s waits for Redis: %s", name, error, extra={"action": "store.wait"})
             if time.monotonic() > give_up:
                 raise
             time.sleep(pause_s)
