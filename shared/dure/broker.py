@@ -38,6 +38,8 @@ class Channel(kombu_redis.Channel):
 
 class Transport(kombu_redis.Transport):
     Channel = Channel
+    # Each wait for a hint ends after so long and is asked anew: kombu's 1 s is half of an idle worker's traffic.
+    brpop_timeout = 5
 
 
 def make_celery(redis_url: str) -> Celery:

@@ -19,12 +19,14 @@ class Durability(StrEnum):
     ALWAYS = "always"  # appendfsync always: before each answer of the server
     WAITED = "waited"  # appendfsync everysec, and SUBMIT waits for the disk (WAITAOF, Redis 7.2 and Valkey)
     SECOND = "second"  # appendfsync everysec on an older server: the last second is lost in a power cut
+    SYSTEM = "system"  # appendfsync no: when the operating system likes, up to half a minute later
     NONE = "none"  # no append-only file: a restart of the server loses jobs
     UNKNOWN = "unknown"  # the server is away, or hides its configuration
 
 
 _WORRIES = {
     Durability.SECOND: "a power cut can lose jobs of the last second: run `redis-cli config set appendfsync always`",
+    Durability.SYSTEM: "a power cut can lose jobs of half a minute: run `redis-cli config set appendfsync always`",
     Durability.NONE: "a restart of this Redis loses jobs: run `redis-cli config set appendonly yes`",
 }
 
@@ -88,8 +90,8 @@ def _require_no_eviction(config: dict[str, str]) -> None:
 def _durability(client: "redis.Redis", config: dict[str, str]) -> Durability:
     if config.get("appendonly") != "yes":
         return Durability.NONE
-    if config.get("appendfsync") == "always":
-        return Durability.ALWAYS
+    if config.get("appendfsync") in {"always", "no"}:
+        return Durability.ALWAYS if config["appendfsync"] == "always" else Durability.SYSTEM
     try:
         client.execute_command("WAITAOF", 0, 0, 1)  # type: ignore[no-untyped-call]
     except redis.ResponseError:

@@ -48,18 +48,36 @@ def process_prefix(name: str, pid: int) -> str:
     return f"{name}:{pid}:"
 
 
+# KEYS: worker, workers. ARGV: name, seconds to live, then field, value, … (none: nothing has changed).
+# Returns 1, or 0 where the server knows nothing of this worker and needs all fields.
+_ANNOUNCE = """
+if #ARGV > 2 then redis.call('HSET', KEYS[1], unpack(ARGV, 3)) end
+if redis.call('EXPIRE', KEYS[1], ARGV[2]) == 0 then return 0 end
+redis.call('ZADD', KEYS[2], redis.call('TIME')[1] * 1000, ARGV[1])
+return 1
+"""
+
+
 class WorkerRegistry:
     def __init__(self, client: "redis.Redis") -> None:
         self._redis = client
+        self._announce = client.register_script(_ANNOUNCE)
+        self._told: dict[str, str] = {}
 
     def announce(self, info: WorkerInfo) -> None:
-        """Say that this worker lives; forgotten after WORKER_TTL_S without the next call."""
-        seconds, _ = self._redis.time()
-        with self._redis.pipeline() as pipe:
-            pipe.hset(keys.worker(info.name), mapping={key: str(value) for key, value in asdict(info).items()})
-            pipe.expire(keys.worker(info.name), keys.WORKER_TTL_S)
-            pipe.zadd(keys.WORKERS, {info.name: int(seconds) * 1000})
-            pipe.execute()
+        """Say that this worker lives; forgotten after WORKER_TTL_S without the next call.
+
+        Only what has changed is sent: an idle worker should cost a cheap network nearly nothing.
+        """
+        fields = {key: str(value) for key, value in asdict(info).items()}
+        changed = {key: value for key, value in fields.items() if self._told.get(key) != value}
+        if not self._tell(info.name, changed):
+            self._tell(info.name, fields)
+        self._told = fields
+
+    def _tell(self, name: str, fields: dict[str, str]) -> bool:
+        flat = [part for pair in fields.items() for part in pair]
+        return bool(self._announce(keys=[keys.worker(name), keys.WORKERS], args=[name, keys.WORKER_TTL_S, *flat]))
 
     def withdraw(self, name: str) -> None:
         with self._redis.pipeline() as pipe:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from kombu.exceptions import OperationalError
@@ -73,6 +74,17 @@ def test_a_hint_in_the_own_queue_of_a_dead_worker_does_not_count(store: JobStore
     store.redis.delete(keys.worker("box"))  # expired: it was silent for 15 s
     Reconciler(store, hints).run_once()
     assert hints.sent == [("a", "celery.scripted")]
+
+
+def test_a_worker_announces_itself_anew_to_a_server_that_forgot_it(store: JobStore) -> None:
+    """Only changes are sent; a server that came back empty needs all."""
+    registry = WorkerRegistry(store.redis)
+    info = WorkerInfo("box", "scripted", "scripted", 4, 2048, 1)
+    registry.announce(info)
+    store.redis.flushall()
+    registry.announce(replace(info, num_running=2))
+    assert registry.live() == [replace(info, num_running=2)]
+    assert 0 < store.redis.ttl(keys.worker("box")) <= keys.WORKER_TTL_S
 
 
 def test_one_damaged_job_does_not_hold_up_the_others(store: JobStore, hints: Hints) -> None:
