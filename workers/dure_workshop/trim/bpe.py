@@ -1,0 +1,90 @@
+"""Byte-level BPE as GPT-2 made it: tokens are byte strings in disguise, joined by ranked merges.
+
+Source: Sennrich et al. 2016 (BPE); GPT-2's encoder for the disguise of bytes as printable characters.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+
+def _disguise() -> dict[int, str]:
+    """Each byte's printable stand-in: itself where it is one, else the next character from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + n) for n, byte in enumerate(others)}
+
+
+TO_CHARACTER = _disguise()
+TO_BYTE = {character: byte for byte, character in TO_CHARACTER.items()}
+
+
+def as_token(text: bytes) -> str:
+    return "".join(TO_CHARACTER[byte] for byte in text)
+
+
+def as_bytes(token: str) -> bytes | None:
+    """The bytes a token stands for; None where it is no disguise of bytes (control tokens)."""
+    try:
+        return bytes(TO_BYTE[character] for character in token)
+    except KeyError:
+        return None
+
+
+@dataclass(frozen=True)
+class Bpe:
+    """A vocabulary in order of ids, and its merges in order of rank, each "left right"."""
+
+    tokens: list[str]
+    merges: list[str]
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        return {token: number for number, token in enumerate(self.tokens)}
+
+    @cached_property
+    def ranks(self) -> dict[tuple[str, str], int]:
+        return {(pair[0], pair[1]): rank for rank, merge in enumerate(self.merges) if (pair := merge.split(" "))}
+
+    @cached_property
+    def parts(self) -> dict[str, tuple[str, str]]:
+        """The two tokens whose merge first makes a token."""
+        found: dict[str, tuple[str, str]] = {}
+        for left, right in self.ranks:
+            found.setdefault(left + right, (left, right))
+        return found
+
+    def encode(self, piece: bytes) -> list[str]:
+        """Merge one pre-token's bytes. Splitting text into pre-tokens is the tokenizer's affair."""
+        tokens = [TO_CHARACTER[byte] for byte in piece]
+        while len(tokens) > 1:
+            best = min(range(len(tokens) - 1), key=lambda n: self._rank(tokens[n], tokens[n + 1]))
+            if self._rank(tokens[best], tokens[best + 1]) == len(self.merges):
+                break
+            tokens[best : best + 2] = [tokens[best] + tokens[best + 1]]
+        return tokens
+
+    def _rank(self, left: str, right: str) -> int:
+        return self.ranks.get((left, right), len(self.merges))
+
+    def closed(self, kept: set[int]) -> set[int]:
+        """With each kept token also the two it is merged from, and so on down to bytes.
+
+        Then a text whose tokens are all kept is segmented as before: the merges that led to them are all there, in
+        the same order.
+        """
+        found, waiting = set(kept), list(kept)
+        while waiting:
+            for part in self.parts.get(self.tokens[waiting.pop()], ()):
+                number = self.ids[part]
+                if number not in found:
+                    found.add(number)
+                    waiting.append(number)
+        return found
+
+    def merges_among(self, kept: set[int]) -> list[str]:
+        names = {self.tokens[number] for number in kept}
+        return [
+            f"{left} {right}"
+            for left, right in self.ranks
+            if left in names and right in names and left + right in names
+        ]

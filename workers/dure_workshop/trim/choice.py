@@ -1,0 +1,137 @@
+"""Which tokens stay: what a language cannot be written without, then the most frequent of the rest."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dure.errors import SettingsError
+from dure_workshop.trim.bpe import Bpe, as_bytes
+
+# Token types of GGUF (tokenizer.ggml.token_type).
+NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
+PAD_TO = 64  # rows; kernels work in blocks of so many
+
+_HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e\ua960-\ua97f\ud7b0-\ud7ff]")
+# By ranges and not by character names: the same choice on every Python, whose Unicode tables differ.
+_HAN_KANA = re.compile(
+    r"[\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3038-\u303b\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    r"\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff]"
+)
+_LATIN = re.compile(r"[A-Za-z]")
+# UTF-8 of Hangul syllables, U+AC00 to U+D7A3: lead bytes EA (from EA B0) to ED. A piece may begin or end inside one.
+_HANGUL_LEAD = re.compile(rb"[\xea-\xed]")
+_HANGUL_PIECE = re.compile(rb"[ \n]?[\x80-\xbf]{0,2}(?:[\xea-\xed][\x80-\xbf]{2})*(?:[\xea-\xed][\x80-\xbf]?)?")
+# Marks that Korean text uses beside ASCII: quotation, dots, dashes, arrows, units, currency, enclosed numbers.
+_MARKS = re.compile(
+    r"[\u00a0-\u00bf\u00d7\u00f7\u2010-\u2027\u2030-\u205e\u20a9\u20ac\u2100-\u214f\u2190-\u21ff\u2200-\u22ff\u2460-\u24ff"
+    r"\u2500-\u257f\u25a0-\u27bf\u3000-\u3020\u3200-\u33ff\uff01-\uff5e\uffe6]"
+)
+
+
+class Script(StrEnum):
+    """What a token is written in."""
+
+    SPECIAL = "special"  # control and user-defined tokens: chat roles and their like
+    BYTE = "byte"  # the 256 from which everything else can be spelt
+    KOREAN = "korean"  # with Hangul, or a piece of the bytes of a Hangul syllable
+    ENGLISH = "english"  # with Latin letters and otherwise ASCII
+    MARK = "mark"  # spaces, digits, punctuation, symbols
+    HAN_KANA = "han/kana"
+    OTHER = "other"  # further scripts, emoji, pieces of characters
+    UNUSED = "unused"  # rows without a token
+
+
+def script_of(token: str, kind: int) -> Script:
+    if kind == UNUSED:
+        return Script.UNUSED
+    raw = as_bytes(token)
+    if kind != NORMAL or raw is None:
+        return Script.SPECIAL
+    if len(raw) == 1:
+        return Script.BYTE
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return Script.KOREAN if _HANGUL_LEAD.search(raw) and _HANGUL_PIECE.fullmatch(raw) else Script.OTHER
+    return _script_of_text(text)
+
+
+def _script_of_text(text: str) -> Script:
+    if _HANGUL.search(text):
+        return Script.KOREAN
+    if _HAN_KANA.search(text):
+        return Script.HAN_KANA
+    if all(character.isascii() or _MARKS.match(character) for character in text):
+        return Script.ENGLISH if _LATIN.search(text) else Script.MARK
+    return Script.OTHER
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Ids that stay, in their old order, and by script how many there were and are."""
+
+    kept: list[int]
+    before: Counter[Script]
+    after: Counter[Script]
+
+
+def choose(
+    bpe: Bpe,
+    kinds: list[int],
+    languages: set[str],
+    size: int,
+    counts: Counter[int] | None = None,
+    needed: Collection[int] = (),
+) -> Choice:
+    """Choose about `size` tokens (padded up to PAD_TO by tokens, never by empty rows).
+
+    languages   "korean" keeps all Hangul; "english" fills the rest with Latin tokens
+    counts      how often each token occurs in text that matters to you: these go before rank. None: by rank, which is
+                the order in which training found the pairs most frequent
+    needed      ids that stay whatever their script: those of the chat template
+    Raises SettingsError when the languages alone need more than `size`.
+    """
+    scripts = [script_of(token, kind) for token, kind in zip(bpe.tokens, kinds, strict=True)]
+    must = {number for number, script in enumerate(scripts) if script in {Script.SPECIAL, Script.BYTE}}
+    must.update(needed)
+    if "korean" in languages:
+        must |= {number for number, script in enumerate(scripts) if script is Script.KOREAN}
+        must |= {bpe.ids[token] for token in _syllable_tokens(bpe)}
+    kept = bpe.closed(must)
+    num_used = sum(script is not Script.UNUSED for script in scripts)
+    limit = num_used if size >= num_used else size // PAD_TO * PAD_TO
+    if len(kept) > limit:
+        raise SettingsError(
+            f"{', '.join(sorted(languages))} alone need {len(kept)} tokens: choose --size {_padded(len(kept))}"
+        )
+    for number in _by_use(scripts, languages, counts or Counter()):
+        new = bpe.closed({number}) - kept
+        if len(kept) + len(new) <= limit:
+            kept |= new
+        if len(kept) == limit:
+            break
+    return Choice(sorted(kept), Counter(scripts), Counter(scripts[number] for number in kept))
+
+
+def _syllable_tokens(bpe: Bpe) -> set[str]:
+    """Tokens by which each of the 11,172 Hangul syllables is spelt, alone and behind a space."""
+    syllables = [chr(code).encode() for code in range(0xAC00, 0xD7A4)]
+    return {token for syllable in syllables for token in (*bpe.encode(syllable), *bpe.encode(b" " + syllable))}
+
+
+def _by_use(scripts: list[Script], languages: set[str], counts: Counter[int]) -> Iterator[int]:
+    """First what the text uses, most frequent first, then marks and wanted Latin tokens by rank."""
+    wanted = {Script.MARK} | ({Script.ENGLISH} if "english" in languages else set())
+    banned = {Script.UNUSED, Script.HAN_KANA}
+    yield from (
+        number
+        for number, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        if scripts[number] not in banned
+    )
+    yield from (number for number, script in enumerate(scripts) if script in wanted)
+
+
+def _padded(size: int) -> int:
+    return (size + PAD_TO - 1) // PAD_TO * PAD_TO
