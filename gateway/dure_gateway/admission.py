@@ -3,7 +3,6 @@
 import logging
 from dataclasses import dataclass
 
-import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
@@ -43,7 +42,7 @@ class Admission:
         """Send a hint. A failure is not the client's: the job is recorded, and the reconciler hints at it again."""
         try:
             broker.publish(self._celery, job_id, queue, priority)
-        except (OperationalError, redis.RedisError, OSError) as error:
+        except (OperationalError, OSError) as error:
             log.warning("hint not sent: %s", error, extra={"action": "job.publish_failed", "job_id": job_id})
 
     def cancel(self, job_id: str) -> None:

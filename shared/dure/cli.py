@@ -11,9 +11,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from dure import __version__, catalog, run_file
-from dure.errors import DureError, SettingsError
+from dure import __version__, catalog, doctor_cli, jobs_cli, run_file, workers_cli
+from dure.cli_shared import cell, require
+from dure.errors import DureError
 from dure.persona import Personality, Style
 from dure.settings import Settings
 
@@ -30,7 +32,8 @@ def main() -> None:
     try:
         app()
     except DureError as error:
-        Console(stderr=True).print(f"[red]dure:[/] {error}", highlight=False)
+        # One line, and brackets as they are: ids, commands and `dure[worker]` are to be copied.
+        Console(stderr=True).print(Text.assemble(("dure:", "red"), " ", cell(error)), soft_wrap=True)
         sys.exit(1)
 
 
@@ -61,7 +64,7 @@ def up(
     ] = "127.0.0.1",
 ) -> None:
     """Start everything on this machine: Valkey, gateway, worker and Flower. Ctrl-C stops it."""
-    _require("redis", "gateway,worker")
+    require("redis", "gateway,worker")
     from dure import up as up_module  # noqa: PLC0415 - needs the gateway's and worker's packages
 
     settings = _settings(model)
@@ -88,7 +91,7 @@ def worker(
 
     SIGTERM lets running answers finish; SIGHUP does the same and then loads the model anew.
     """
-    _require("redis", "worker")
+    require("redis", "worker")
     from dure import up as up_module  # noqa: PLC0415 - needs the worker's packages
 
     running = run_file.read(Settings.read().home)
@@ -123,6 +126,11 @@ def chat(
         TerminalChat(client, console, style, personality).run(lambda: input("› "))
 
 
+app.command()(workers_cli.workers)
+app.add_typer(jobs_cli.app, name="jobs")
+app.command()(doctor_cli.doctor)
+
+
 @model_app.command("list")
 def model_list(as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False) -> None:
     """The catalogue, and what of it lies on this machine."""
@@ -148,7 +156,7 @@ def model_list(as_json: Annotated[bool, typer.Option("--json", help="One JSON li
 @model_app.command("fetch")
 def model_fetch(name: Annotated[str | None, typer.Argument(help="Default: the served model.")] = None) -> None:
     """Have a model on this machine: copied from DURE_MODEL_SOURCE, or downloaded, and its sha256 checked."""
-    _require("filelock", "worker")
+    require("filelock", "worker")
     done = subprocess.run([sys.executable, "-m", "dure_workshop", "fetch", name or Settings.read().model], check=False)
     raise typer.Exit(done.returncode)
 
@@ -164,10 +172,3 @@ def _local_url() -> str:
     """Where `dure up` listens, if it runs from this user's state folder."""
     running = run_file.read(Settings.read().home)
     return f"http://127.0.0.1:{running.port if running else 8000}"
-
-
-def _require(module: str, extras: str) -> None:
-    try:
-        __import__(module)
-    except ImportError:
-        raise SettingsError(f"this command needs more packages: pip install 'dure[{extras}]'") from None

@@ -35,7 +35,7 @@ def worker_child(name: str, environ: dict[str, str], log_path: Path | None, titl
     url = settings.require_redis_url()
     return WorkerChild(
         title,
-        [sys.executable, "-m", "dure_worker"],
+        [sys.executable, "-P", "-m", "dure_worker"],
         environ | {"DURE_WORKER_NAME": name},
         log_path,
         _STOP_S,

@@ -178,7 +178,7 @@ def _programs(options: UpOptions, environ: dict[str, str], password: str, logs: 
 
 
 def _python(name: str, module: str, environ: dict[str, str], logs: Path, stop_s: float = 10.0) -> Child:
-    return Child(name, [sys.executable, "-m", module], environ, logs / f"{name}.log", stop_s)
+    return Child(name, [sys.executable, "-P", "-m", module], environ, logs / f"{name}.log", stop_s)
 
 
 def _wait_until_ready(port: int, children: Children, stopper: Stopper) -> None:

@@ -50,6 +50,7 @@ def test_a_redis_whose_disk_is_full_refuses_new_jobs_and_keeps_the_old_ones(smal
         said = wait_for(refusal, "a refusal")
         assert "redis_refused" in said
         assert "disk" in said
+        wait_for(lambda: "finish waits for Redis" in stack.log("box").read_text("utf-8"), "an answer without a place")
         ballast.unlink()
         stack.wait_for_state(job_id, "done")
         assert_ended_once(stack.store, job_id, "done")

@@ -152,7 +152,7 @@ def test_hints_in_the_own_queue_of_a_dead_worker_do_not_hold_their_jobs(own_stac
 
 
 def test_a_hint_that_cannot_be_published_is_not_the_clients_trouble(own_stack: Stack) -> None:
-    """The job is recorded, then LPUSH is refused. Proved: an uncaught NoPermissionError answered 500 here."""
+    """The job is recorded, then LPUSH is refused. Proved: with `raise` in `publish` this is a 500."""
     own_stack.start_worker()
     own_stack.store.redis.execute_command("ACL", "SETUSER", "default", "-lpush")
     job_id = own_stack.submit(max_tokens=5)
