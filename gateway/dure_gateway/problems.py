@@ -4,6 +4,7 @@
 which value, `remedy` what to do. `type` and `param` repeat kind and field under the names that OpenAI clients read.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from dure.errors import IdempotencyConflict, QueueFull, StoreError, StoreUnavailable
 from dure_gateway.texts import Text, choose_language, validation_text
+
+log = logging.getLogger(__name__)
 
 # How long clients should stay away. A Redis restart takes a few seconds; a queue place frees as one answer ends.
 _RETRY_REDIS_S = 5
@@ -59,6 +62,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(StoreError)
     async def on_store(request: Request, error: StoreError) -> JSONResponse:
+        if not isinstance(error, QueueFull | IdempotencyConflict):
+            log.warning("%s", error, extra={"action": "store.refused"})
         return _store_problem(error).respond(language_of(request))
 
     @app.exception_handler(StarletteHTTPException)

@@ -37,15 +37,19 @@ class Channel(kombu_redis.Channel):
 
 
 class Transport(kombu_redis.Transport):
+    """For workers. Who only publishes or looks on takes kombu's own; Flower knows that by its name."""
+
     Channel = Channel
     # Each wait for a hint ends after so long and is asked anew: kombu's 1 s is half of an idle worker's traffic.
     brpop_timeout = 5
 
 
-def make_celery(redis_url: str) -> Celery:
+def make_celery(redis_url: str, *, is_worker: bool = False) -> Celery:
     """The application; queues are made as they are named, by sender and worker alike."""
     app = Celery("dure", broker=redis_url, set_as_current=False)
     app.conf.update(_SETTINGS)
+    if is_worker:
+        app.conf.broker_transport = f"{__name__}:{Transport.__name__}"
     return app
 
 
@@ -56,7 +60,6 @@ def publish(app: Celery, job_id: str, queue: str, priority: int = keys.PRIORITY_
 
 
 _SETTINGS: dict[str, Any] = {
-    "broker_transport": "dure.broker:Transport",
     "accept_content": ["json"],
     "task_serializer": "json",
     "task_ignore_result": True,

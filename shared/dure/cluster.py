@@ -12,6 +12,7 @@ import redis
 from dure import run_file
 from dure.errors import DureError, SettingsError, StoreError, StoreUnavailable
 from dure.job_store import JobStore, connect
+from dure.redis_policy import certificate_refusal
 from dure.settings import Settings
 
 
@@ -86,10 +87,8 @@ def explained(error: Exception, client: "redis.Redis") -> DureError:
     if isinstance(cause, redis.exceptions.NoPermissionError):
         return SettingsError(f"this Redis user lacks a right ({cause}): {_grant(str(cause), client)}")
     if isinstance(cause, redis.ConnectionError | redis.TimeoutError):
-        if "CERTIFICATE_VERIFY_FAILED" in str(cause):
-            return SettingsError(
-                "Redis' certificate is not signed by a known CA: set DURE_REDIS_CA to the file of the one that did"
-            )
+        if refusal := certificate_refusal(cause):
+            return refusal
         return StoreUnavailable(
             f"Redis at {place(client)} does not answer ({str(cause).rstrip('.')}): start it, or name another with "
             "--redis or DURE_REDIS_URL"

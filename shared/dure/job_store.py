@@ -167,7 +167,7 @@ class JobStore:
         run = self._run_and_wait_for_disk if self._waits_for_disk else self._run
         status, detail = run(
             "submit",
-            [*self._job_keys(job.id), job.idempotency_slot],
+            [*self._job_keys(job.id), *filter(None, [job.idempotency_slot])],
             [job.id, job.payload.to_json(), job.model, job.conversation_key, job.conversation_id or "",
              int(job.deadline_s * 1000), max_queued, job.fingerprint(), job.payload.schema],
         )  # fmt: skip
@@ -210,7 +210,7 @@ class JobStore:
             first_seq, drafts = first_seq + last, drafts[last:]
         reply = self._run(
             "finish",
-            [*self._job_keys(claim.job_id), claim.conversation_key],
+            [*self._job_keys(claim.job_id), *filter(None, [claim.conversation_key])],
             [claim.job_id, claim.attempt, outcome.state.value, outcome.reply, outcome.finish_reason,
              outcome.usage.prompt_tokens, outcome.usage.completion_tokens, error.code, error.message, _MAX_TURNS,
              _turn("user", outcome.question), _turn("assistant", outcome.reply), first_seq, *_flat(drafts)],

@@ -1,6 +1,7 @@
 """What a Redis must be like to be trusted with jobs, checked at start."""
 
 import logging
+import re
 from enum import StrEnum
 from typing import cast
 
@@ -45,10 +46,8 @@ def inspect_server(client: "redis.Redis") -> Durability:
     except redis.AuthenticationError as error:
         raise SettingsError(f"Redis refuses this login ({error}): correct the password in DURE_REDIS_URL") from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise SettingsError(
-                "Redis' certificate is not signed by a known CA: set DURE_REDIS_CA to the file of the one that did"
-            ) from None
+        if refusal := certificate_refusal(error):
+            raise refusal from None
         return Durability.UNKNOWN  # it is waited for; its next start may be with another configuration anyway
     except redis.ResponseError as error:
         log.warning("cannot read Redis' configuration (%s): make sure of noeviction and appendonly", error)
@@ -58,9 +57,21 @@ def inspect_server(client: "redis.Redis") -> Durability:
     return durability
 
 
+def certificate_refusal(error: Exception) -> SettingsError | None:
+    """What to do when a server's certificate was not accepted; None for any other error."""
+    found = re.search(r"CERTIFICATE_VERIFY_FAILED\] (.+?)( \(_ssl|$)", str(error))
+    if found is None:
+        return None
+    return SettingsError(
+        f"Redis' certificate is not accepted ({found[1]}): set DURE_REDIS_CA to the file of the CA that signed it, and "
+        "use the host name that it was made for"
+    )
+
+
 def _require_rights(client: "redis.Redis") -> None:
     try:
-        client.eval("return redis.call('EXISTS', KEYS[1])", 1, keys.JOBS_QUEUED)
+        probe = client.script_load("return redis.call('EXISTS', KEYS[1])")
+        client.evalsha(probe, 1, keys.JOBS_QUEUED)
     except redis.exceptions.NoPermissionError as error:
         raise SettingsError(
             f"this Redis user may not run the scripts that keep jobs safe ({error}): "

@@ -103,6 +103,14 @@ def test_flower_asks_for_the_printed_password_and_shows_the_task(up: Up) -> None
     assert "플라워" not in json.dumps(shown, ensure_ascii=False)
 
 
+def test_flower_shows_the_queues_of_the_broker(up: Up) -> None:
+    """Flower knows a broker by the name of its transport; one of our own hid it once."""
+    password = up.said().split("(dure / ")[1].split(")")[0]
+    url = f"http://127.0.0.1:{up.flower_port}"
+    assert httpx.get(f"{url}/broker", auth=("dure", password)).status_code == 200
+    assert "active_queues" in httpx.get(f"{url}/api/queues/length", auth=("dure", password)).json()
+
+
 def test_the_embedded_server_wants_a_password_and_hears_loopback_only(up: Up) -> None:
     run_file = up.home / "run.json"
     assert run_file.stat().st_mode & 0o077 == 0

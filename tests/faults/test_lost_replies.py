@@ -183,7 +183,8 @@ def lost_purge(store: JobStore, lose: Callable[[], None]) -> str:
 
 
 CASES = [
-    lost_purge, lost_submit, lost_claim, lost_emit, lost_finish, lost_cancel, lost_expire, lost_lose, lost_release, lost_retry,
+    lost_submit, lost_claim, lost_emit, lost_finish, lost_cancel, lost_expire, lost_lose, lost_release, lost_retry,
+    lost_purge,
 ]  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
 
 
 def make_app(url: str, runner: Runner) -> Celery:
-    app = broker.make_celery(url)
+    app = broker.make_celery(url, is_worker=True)
 
     @app.task(name=broker.TASK_NAME)  # type: ignore[untyped-decorator]
     def chat(job_id: str) -> None:

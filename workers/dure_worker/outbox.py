@@ -52,6 +52,7 @@ class Outbox:
         self._sending = threading.Lock()  # held during a round, so that `close` waits for what is under way
         self._wake = threading.Event()
         self._is_closed = False
+        self._is_waiting = False
         self._thread = threading.Thread(target=self._loop, name="outbox", daemon=True)
         self._thread.start()
 
@@ -113,8 +114,11 @@ class Outbox:
         try:
             reply = self._store.emit(claim.job_id, claim.attempt, delivery.next_seq, drafts, lease_s)
         except StoreError as error:
-            log.warning("text waits for Redis: %s", error, extra={"action": "outbox.wait", "job_id": claim.job_id})
+            if not self._is_waiting:  # once an outage, not ten times a second
+                log.warning("text waits for Redis: %s", error, extra={"action": "outbox.wait", "job_id": claim.job_id})
+            self._is_waiting = True
             return
+        self._is_waiting = False
         with self._lock:
             del delivery.pending[: len(drafts)]
             delivery.num_tried = 0
