@@ -29,7 +29,7 @@ from dure_gateway.texts import Text
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_RECONCILE_EVERY_S = 1.5
+_RECONCILE_EVERY_S = 1.0
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody reads it
 
 
