@@ -1,26 +1,199 @@
-"""`python -m dure_workshop fetch MODEL`: the workshop's commands as a program of their own."""
+"""`python -m dure_workshop fetch|trim …`: the workshop's commands as a program of their own.
 
+Progress and errors go to standard error. `trim` ends with one JSON object on standard output: what was cut.
+"""
+
+import argparse
+import contextlib
+import difflib
+import json
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
+from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dure import catalog
-from dure.errors import DureError, SettingsError
+from dure import catalog, gguf
+from dure.errors import DureError, ModelError, SettingsError
+from dure.gguf import Gguf
 from dure.settings import Settings
 from dure_workshop.fetch import Fetcher
+from dure_workshop.trim.bpe import Bpe
+from dure_workshop.trim.choice import Choice
+from dure_workshop.trim.gguf_file import trim, vocabulary
+from dure_workshop.trim.text import Segmenter, is_known
+
+LANGUAGES = ("english", "korean")
+_VOCABULARY = ("token_embd.weight", "output.weight")
+
+# Everyday, formal and technical Korean, to count tokens a character on.
+SAMPLE = """\
+안녕하세요. 오늘은 비가 조금 내리지만 오후에는 갤 것 같아요.
+두레는 바쁜 농사철에 이웃끼리 품을 나누던 마을의 모임이다. 모내기와 김매기를 함께하고, 일이 끝나면 음식을 나누어 먹었다.
+회의는 다음 주 수요일 오전 열 시에 시작하니, 늦지 않게 참석해 주시기 바랍니다.
+할머니께서 끓여 주신 된장찌개 냄새가 골목까지 퍼졌다.
+프로그램이 갑자기 멈추면 기록을 먼저 살펴보고, 설정을 바꾼 뒤 다시 실행해 보세요.
+그 책 좀 빌려줄래? 괜찮으면 내일까지 돌려줄게.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message}; {' '.join(self.format_usage().split())}")
 
 
 def main(arguments: list[str]) -> None:
     try:
-        match arguments:
-            case ["fetch", name]:
-                Fetcher(Settings.read(), Console(stderr=True)).fetch(catalog.find(name))
-            case _:
-                raise SettingsError("usage: python -m dure_workshop fetch MODEL")
+        options = _parser().parse_args(arguments)
+        if options.command == "fetch":
+            Fetcher(Settings.read(), Console(stderr=True)).fetch(catalog.find(options.name))
+        else:
+            report = trimmed(options.source, options.out, _languages(options.keep), options.size, options.text)
+            sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")
     except DureError as error:
         sys.exit(f"dure model: {error}")
     except KeyboardInterrupt:
         sys.exit("dure model: stopped; the same command goes on from here")
+
+
+def trimmed(source_path: Path, out: Path, languages: set[str], size: int, text_paths: list[Path]) -> dict[str, Any]:
+    """Trim one file into another and report what was cut. Raises DureError; then `out` is not there."""
+    texts = {str(path): _read_text(path) for path in text_paths}
+    with _alone(out):
+        if out.exists():
+            raise ModelError(f"{out} is there already: choose another --out, or delete it first")
+        source = _described(source_path)
+        bpe, _ = vocabulary(source)
+        before = _segmenter(source, bpe)
+        if texts and before is None:
+            pre = source.get("tokenizer.ggml.pre", "none")
+            raise SettingsError(f"texts of a {pre} vocabulary cannot be counted here: leave --text out")
+        counts = before.count(texts.values()) if texts and before else None
+        with _progress() as on_progress:
+            choice = trim(source, out, languages, size, counts, on_progress)
+    result = gguf.read(out)
+    after = _segmenter(result, vocabulary(result)[0])
+    return _report(source, result, choice) | {"fertility": _fertility(before, after, {"sample": SAMPLE, **texts})}
+
+
+def _report(source: Gguf, result: Gguf, choice: Choice) -> dict[str, Any]:
+    row_bytes = sum(source.tensors[name].row_bytes for name in _VOCABULARY if name in source.tensors)
+    return {
+        "source": str(source.path),
+        "out": str(result.path),
+        "bytes_before": source.path.stat().st_size,
+        "bytes_after": result.path.stat().st_size,
+        "vocab_before": choice.before.total(),
+        "vocab_after": len(choice.kept),
+        "scripts": [
+            {"script": str(script), **_row(choice.before[script], choice.after[script], row_bytes)}
+            for script, _ in choice.before.most_common()
+        ],
+        "all": _row(choice.before.total(), choice.after.total(), row_bytes),
+    }
+
+
+def _row(before: int, after: int, row_bytes: int) -> dict[str, int]:
+    return {
+        "tokens_before": before,
+        "tokens_after": after,
+        "bytes_before": before * row_bytes,
+        "bytes_after": after * row_bytes,
+    }
+
+
+def _fertility(
+    before: Segmenter | None, after: Segmenter | None, texts: dict[str, str]
+) -> dict[str, tuple[float, float]]:
+    """Tokens per Korean character by text, before and after; without texts that hold no Korean."""
+    if before is None or after is None:
+        return {}
+    found = {}
+    for name, text in texts.items():
+        num_korean = sum("가" <= letter <= "힣" for letter in text)
+        if num_korean:
+            found[name] = (
+                round(len(before.encode(text)) / num_korean, 4),
+                round(len(after.encode(text)) / num_korean, 4),
+            )
+    return found
+
+
+def _segmenter(source: Gguf, bpe: Bpe) -> Segmenter | None:
+    pre = source.get("tokenizer.ggml.pre", "")
+    return Segmenter(bpe, pre) if is_known(pre) else None
+
+
+def _languages(text: str) -> set[str]:
+    names = [name.strip().casefold() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in LANGUAGES:
+            near = difflib.get_close_matches(name, LANGUAGES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(LANGUAGES)}"
+            raise SettingsError(f"--keep: {name!r} is no language that can be kept: {hint}")
+    if not names:
+        raise SettingsError(f"--keep names no language: known are {', '.join(LANGUAGES)}")
+    return set(names)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise SettingsError(f"--text {path} cannot be read ({error.strerror}): name a text file") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"--text {path} is no UTF-8: convert it first, for example with iconv") from None
+
+
+def _described(path: Path) -> Gguf:
+    try:
+        return gguf.read(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}): name a .gguf file") from None
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One process makes a file. Its lock lies beside it while it does."""
+    lock_path = out.with_name(f".{out.name}.lock")
+    lock = FileLock(lock_path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ModelError(f"another process is making {out}: wait for it, or choose another --out") from None
+    except OSError as error:
+        raise ModelError(f"{out} cannot be written ({error.strerror}): choose another --out") from None
+    try:
+        yield
+    finally:
+        lock_path.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("줄이는 중 / Trimming", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m dure_workshop")
+    commands = parser.add_subparsers(dest="command", required=True)
+    fetch = commands.add_parser("fetch")
+    fetch.add_argument("name", metavar="MODEL")
+    cut = commands.add_parser("trim")
+    cut.add_argument("source", type=Path)
+    cut.add_argument("--out", type=Path, required=True)
+    cut.add_argument("--keep", default="korean,english")
+    cut.add_argument("--size", type=int, default=32_000)
+    cut.add_argument("--text", type=Path, action="append", default=[])
+    return parser
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def is_verified(path: Path, model: CatalogModel) -> bool:
         return False
     if _note(path).is_file() and _read_note(path) == _fingerprint(path, model):
         return True
-    if _sha256(path) != model.sha256:
+    if sha256_of(path) != model.sha256:
         return False
     remember(path, model)
     return True
@@ -130,7 +130,7 @@ def _read_note(path: Path) -> object:
         return None
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

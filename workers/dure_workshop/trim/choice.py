@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,6 +19,10 @@ _HAN_KANA = re.compile(
     r"[\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3038-\u303b\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     r"\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff]"
 )
+# A word of prose: in small letters or with a capital first. Inner capitals and signs are code's.
+_WORD = re.compile(r"Ġ?[A-Z]?[a-z]+")
+# How many ranks later such tokens come: models that were trained on code rank its words above everyday ones.
+_CODE_WEIGHT = 2
 _LATIN = re.compile(r"[A-Za-z]")
 # UTF-8 of Hangul syllables, U+AC00 to U+D7A3: lead bytes EA (from EA B0) to ED. A piece may begin or end inside one.
 _HANGUL_LEAD = re.compile(rb"[\xea-\xed]")
@@ -28,6 +32,13 @@ _MARKS = re.compile(
     r"[\u00a0-\u00bf\u00d7\u00f7\u2010-\u2027\u2030-\u205e\u20a9\u20ac\u2100-\u214f\u2190-\u21ff\u2200-\u22ff\u2460-\u24ff"
     r"\u2500-\u257f\u25a0-\u27bf\u3000-\u3020\u3200-\u33ff\uff01-\uff5e\uffe6]"
 )
+
+
+_SYLLABLES = [chr(code) for code in range(0xAC00, 0xD7A4)]
+_MARK_LETTERS = [
+    chr(code) for code in range(0xA0, 0xFFFF) if _MARKS.match(chr(code)) and not _HAN_KANA.match(chr(code))
+]
+_SHORT_MARK = 2  # characters
 
 
 class Script(StrEnum):
@@ -98,7 +109,8 @@ def choose(
     must.update(needed)
     if "korean" in languages:
         must |= {number for number, script in enumerate(scripts) if script is Script.KOREAN}
-        must |= {bpe.ids[token] for token in _syllable_tokens(bpe)}
+        must |= {number for number, script in enumerate(scripts) if _is_short_mark(bpe.tokens[number], script)}
+        must |= {bpe.ids[token] for token in _spelt(bpe, [*_SYLLABLES, *_MARK_LETTERS])}
     kept = bpe.closed(must)
     num_used = sum(script is not Script.UNUSED for script in scripts)
     limit = num_used if size >= num_used else size // PAD_TO * PAD_TO
@@ -106,7 +118,7 @@ def choose(
         raise SettingsError(
             f"{', '.join(sorted(languages))} alone need {len(kept)} tokens: choose --size {_padded(len(kept))}"
         )
-    for number in _by_use(scripts, languages, counts or Counter()):
+    for number in _by_use(bpe, scripts, languages, counts or Counter()):
         new = bpe.closed({number}) - kept
         if len(kept) + len(new) <= limit:
             kept |= new
@@ -115,22 +127,27 @@ def choose(
     return Choice(sorted(kept), Counter(scripts), Counter(scripts[number] for number in kept))
 
 
-def _syllable_tokens(bpe: Bpe) -> set[str]:
-    """Tokens by which each of the 11,172 Hangul syllables is spelt, alone and behind a space."""
-    syllables = [chr(code).encode() for code in range(0xAC00, 0xD7A4)]
-    return {token for syllable in syllables for token in (*bpe.encode(syllable), *bpe.encode(b" " + syllable))}
+def _spelt(bpe: Bpe, letters: Iterable[str]) -> set[str]:
+    """Tokens by which each of these is spelt, alone and behind a space."""
+    return {token for letter in letters for text in (letter, f" {letter}") for token in bpe.encode(text.encode())}
 
 
-def _by_use(scripts: list[Script], languages: set[str], counts: Counter[int]) -> Iterator[int]:
+def _is_short_mark(token: str, script: Script) -> bool:
+    """Quotes with full stops, brackets with commas: Korean text joins them as freely as any other."""
+    raw = as_bytes(token)
+    return script is Script.MARK and raw is not None and len(raw.decode().strip()) <= _SHORT_MARK
+
+
+def _by_use(bpe: Bpe, scripts: list[Script], languages: set[str], counts: Counter[int]) -> Iterator[int]:
     """First what the text uses, most frequent first, then marks and wanted Latin tokens by rank."""
     wanted = {Script.MARK} | ({Script.ENGLISH} if "english" in languages else set())
     banned = {Script.UNUSED, Script.HAN_KANA}
-    yield from (
-        number
-        for number, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-        if scripts[number] not in banned
+    by_count = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    yield from (number for number, _ in by_count if scripts[number] not in banned)
+    latin = (number for number, script in enumerate(scripts) if script in wanted)
+    yield from sorted(
+        latin, key=lambda number: number if _WORD.fullmatch(bpe.tokens[number]) else number * _CODE_WEIGHT
     )
-    yield from (number for number, script in enumerate(scripts) if script in wanted)
 
 
 def _padded(size: int) -> int:

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def trim(
 ) -> Choice:
     """Write the trimmed file beside `target`, then put it there in one step. on_progress(bytes written, of all)."""
     bpe, kinds = vocabulary(source)
-    choice = choose(bpe, kinds, languages, size, counts, _template_ids(source, bpe))
+    choice = choose(bpe, kinds, languages, size, counts, _needed_ids(source, bpe, languages))
     values = _trimmed_values(source, bpe, choice)
     tensors = gguf.placed([_trimmed(tensor, choice) for tensor in source.tensors.values()], gguf.alignment_of(values))
     total = sum(tensor.num_bytes for tensor in tensors)
@@ -73,16 +74,25 @@ def trim(
     return choice
 
 
-def _template_ids(source: Gguf, bpe: Bpe) -> set[int]:
-    """Tokens of the chat template's own words, such as its default system text: each prompt has them."""
+def _needed_ids(source: Gguf, bpe: Bpe, languages: set[str]) -> set[int]:
+    """Tokens of the chat template's own words, which each prompt has, and of Latin words common in Korean text."""
     pre = source.get("tokenizer.ggml.pre", "")
-    template = source.get("tokenizer.chat_template", "")
     if not is_known(pre):
         return set()
     # Literal words lie in quotes between code; what stands at the edge of a quote is segmented as if alone.
-    words = [word for line in template.splitlines() for word in re.split(r"[{}%'\"]|\\n", line)]
+    template = source.get("tokenizer.chat_template", "").splitlines()
+    words = {word for line in template for word in re.split(r"[{}%'\"]|\\n", line)}
+    words |= {word.strip() for word in words}
+    if "korean" in languages:
+        latin = latin_in_korean()
+        words |= {form for word in latin for form in (word, f" {word}", word.lower(), f" {word.lower()}", f".{word}")}
     segmenter = Segmenter(bpe, pre)
-    return {number for word in words for number in (*segmenter.encode(word), *segmenter.encode(word.strip()))}
+    return {number for word in words for number in segmenter.encode(word)}
+
+
+def latin_in_korean() -> list[str]:
+    lines = (files("dure_workshop") / "trim" / "latin_in_korean.txt").read_text("utf-8").splitlines()
+    return [word for line in lines if not line.startswith("#") for word in line.split()]
 
 
 def _trimmed_values(source: Gguf, bpe: Bpe, choice: Choice) -> dict[str, Value]:
