@@ -78,7 +78,7 @@ class Settings(SectionSettings):
         description="For rediss://: file with the CA certificate (PEM) that signed the server's. Unset: the system's.",
     )
     # The best Korean of the models that can be had without a model hub.
-    model: str = Field(default="qwen2.5-coder-1.5b-instruct-q4_k_m", description="Name in the model catalogue.")
+    model: str = Field(default="qwen2.5-coder-1.5b-korean", description="Name in the model catalogue.")
     model_source: Path | None = Field(
         default=None, description="Folder with model files to copy from, tried before any download."
     )

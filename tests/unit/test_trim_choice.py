@@ -7,29 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tiny_gguf
 from dure.errors import SettingsError
-from dure_workshop.trim.bpe import TO_CHARACTER, Bpe, as_bytes, as_token
+from dure_workshop.trim.bpe import Bpe, as_bytes, as_token
 from dure_workshop.trim.choice import CONTROL, NORMAL, UNUSED, Script, choose, script_of
 from dure_workshop.trim.text import Segmenter
 
-MERGES = ["h e", "l l", "he ll", "hell o", "Ġ hello", "ab c"]
-
 
 def small() -> tuple[Bpe, list[int]]:
-    """256 bytes, tokens from merges in three scripts, two control tokens, unused rows."""
-    words = ["he", "ll", "hell", "hello", " hello", "두", "레", "두레", "漢", "漢字", "か", "Ж", "123", "。"]
-    tokens = [TO_CHARACTER[byte] for byte in range(256)]
-    merges: list[str] = []
-    for word in words:
-        pieces = [TO_CHARACTER[byte] for byte in word.encode()]
-        while len(pieces) > 1:
-            pair = f"{pieces[0]} {pieces[1]}"
-            if pair not in merges:
-                merges.append(pair)
-                tokens.append(pieces[0] + pieces[1])
-            pieces[:2] = [pieces[0] + pieces[1]]
-    kinds = [NORMAL] * len(tokens) + [CONTROL, CONTROL] + [UNUSED] * 6
-    return Bpe([*tokens, "<|end|>", "<|begin|>", *(f"[PAD{n}]" for n in range(6))], merges), kinds
+    tokens, merges, kinds = tiny_gguf.vocabulary()
+    return Bpe(tokens, merges), kinds
 
 
 @cache
