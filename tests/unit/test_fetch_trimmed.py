@@ -98,4 +98,4 @@ def test_a_disk_that_is_full_half_way_leaves_nothing_half_made(
     monkeypatch.setattr(gguf, "padding", no_space)
     with pytest.raises(ModelError, match="No space left on device"):
         fetch(tmp_path, models[1])
-    assert not list((tmp_path / "home" / "models").rglob("*.gguf*"))
+    assert not list((tmp_path / "home" / "models" / "made").rglob("*.gguf*"))
