@@ -48,11 +48,12 @@ def process_prefix(name: str, pid: int) -> str:
     return f"{name}:{pid}:"
 
 
-# KEYS: worker, workers. ARGV: name, seconds to live, then field, value, … (none: nothing has changed).
+# KEYS: worker, workers. ARGV: name, seconds to live, 1 where all fields follow, then field, value, …
 # Returns 1, or 0 where the server knows nothing of this worker and needs all fields.
 _ANNOUNCE = """
-if #ARGV > 2 then redis.call('HSET', KEYS[1], unpack(ARGV, 3)) end
-if redis.call('EXPIRE', KEYS[1], ARGV[2]) == 0 then return 0 end
+if ARGV[3] == '0' and redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if #ARGV > 3 then redis.call('HSET', KEYS[1], unpack(ARGV, 4)) end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
 redis.call('ZADD', KEYS[2], redis.call('TIME')[1] * 1000, ARGV[1])
 return 1
 """
@@ -71,13 +72,14 @@ class WorkerRegistry:
         """
         fields = {key: str(value) for key, value in asdict(info).items()}
         changed = {key: value for key, value in fields.items() if self._told.get(key) != value}
-        if not self._tell(info.name, changed):
-            self._tell(info.name, fields)
+        if not self._tell(info.name, changed, is_all=False):
+            self._tell(info.name, fields, is_all=True)
         self._told = fields
 
-    def _tell(self, name: str, fields: dict[str, str]) -> bool:
+    def _tell(self, name: str, fields: dict[str, str], *, is_all: bool) -> bool:
         flat = [part for pair in fields.items() for part in pair]
-        return bool(self._announce(keys=[keys.worker(name), keys.WORKERS], args=[name, keys.WORKER_TTL_S, *flat]))
+        arguments = [name, keys.WORKER_TTL_S, int(is_all), *flat]
+        return bool(self._announce(keys=[keys.worker(name), keys.WORKERS], args=arguments))
 
     def withdraw(self, name: str) -> None:
         with self._redis.pipeline() as pipe:
