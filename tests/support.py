@@ -140,6 +140,9 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         self.http.close()
         self.store.redis.close()
+        for process in self._processes:
+            if process is not self.gateway and process.poll() is None:
+                process.terminate()  # all at once; each is waited for below
         for process in reversed(self._processes):
             stop(process)
         self.valkey.stop()

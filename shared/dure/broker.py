@@ -36,6 +36,17 @@ class Channel(kombu_redis.Channel):
             return True
 
 
+    def close(self) -> None:
+        """As kombu's, but without waiting until the last question for a hint is answered or over.
+
+        A hint that comes at that very moment is lost; its job gets a new one.
+        """
+        if self._in_poll:
+            self.client.connection.disconnect()
+            self._in_poll = False
+        super().close()  # type: ignore[no-untyped-call]
+
+
 class Transport(kombu_redis.Transport):
     """For workers. Who only publishes or looks on takes kombu's own; Flower knows that by its name."""
 
