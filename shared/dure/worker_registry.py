@@ -78,7 +78,7 @@ class WorkerRegistry:
 
     def _tell(self, name: str, fields: dict[str, str], *, is_all: bool) -> bool:
         flat = [part for pair in fields.items() for part in pair]
-        arguments = [name, keys.WORKER_TTL_S, int(is_all), *flat]
+        arguments: list[str | int] = [name, keys.WORKER_TTL_S, int(is_all), *flat]
         return bool(self._announce(keys=[keys.worker(name), keys.WORKERS], args=arguments))
 
     def withdraw(self, name: str) -> None:
