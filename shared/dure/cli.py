@@ -1,19 +1,16 @@
 """The `dure` command."""
 
 import contextlib
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from dure import __version__, catalog, doctor_cli, jobs_cli, run_file, workers_cli
+from dure import __version__, catalog, doctor_cli, jobs_cli, model_cli, run_file, workers_cli
 from dure.cli_shared import cell, require
 from dure.errors import DureError
 from dure.persona import Personality, Style
@@ -24,8 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-model_app = typer.Typer(help="Models on this machine.", no_args_is_help=True)
-app.add_typer(model_app, name="model")
 
 
 def main() -> None:
@@ -129,36 +124,7 @@ def chat(
 app.command()(workers_cli.workers)
 app.add_typer(jobs_cli.app, name="jobs")
 app.command()(doctor_cli.doctor)
-
-
-@model_app.command("list")
-def model_list(as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False) -> None:
-    """The catalogue, and what of it lies on this machine."""
-    models_dir = Settings.read().models_dir
-    rows = [
-        {
-            "name": model.name,
-            "megabytes": model.num_bytes // 1_000_000,
-            "licence": model.licence,
-            "is_here": catalog.weights_path(models_dir, model).is_file(),
-        }
-        for model in catalog.CATALOG.values()
-    ]
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    table = Table("name", "MB", "licence", "here")
-    for row in rows:
-        table.add_row(str(row["name"]), str(row["megabytes"]), str(row["licence"]), "✓" if row["is_here"] else "")
-    Console().print(table)
-
-
-@model_app.command("fetch")
-def model_fetch(name: Annotated[str | None, typer.Argument(help="Default: the served model.")] = None) -> None:
-    """Have a model on this machine: copied from DURE_MODEL_SOURCE, or downloaded, and its sha256 checked."""
-    require("filelock", "worker")
-    done = subprocess.run([sys.executable, "-m", "dure_workshop", "fetch", name or Settings.read().model], check=False)
-    raise typer.Exit(done.returncode)
+app.add_typer(model_cli.app, name="model")
 
 
 def _settings(model: str | None, environ: dict[str, str] | None = None) -> Settings:

@@ -158,6 +158,8 @@ def _described(path: Path) -> Gguf:
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """One process makes a file. Its lock lies beside it while it does."""
+    if not out.parent.is_dir():
+        raise ModelError(f"{out} cannot be written (no such folder): make it, or choose another --out")
     lock_path = out.with_name(f".{out.name}.lock")
     lock = FileLock(lock_path)
     try:

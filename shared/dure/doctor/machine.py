@@ -13,14 +13,15 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+from dure import machine_memory
 from dure.catalog import CatalogModel
 from dure.doctor.check import Check, Remedy, bad, gb, gib, of_error, ok, warn
 from dure.errors import SettingsError
+from dure.machine_memory import Memory
 
 _OLDEST_PYTHON = (3, 11)
 # The modules by which a role's packages are known.
@@ -35,14 +36,6 @@ _PROBE_BYTES = 1 << 16
 _PROBE_TIMEOUT_S = 1.0
 
 Finder = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of this machine, or of the container that it runs in."""
-
-    total: int
-    available: int
 
 
 def check_python(version: tuple[int, int, int] = sys.version_info[:3]) -> Check:
@@ -183,23 +176,21 @@ def check_server_program(find: Callable[[], Path], *, is_needed: bool) -> Check:
 
 
 def measured_memory() -> Memory | None:
+    found = machine_memory.usable_memory()
+    if found is not None:
+        return found
     try:
         import psutil  # noqa: PLC0415 - optional
     except ImportError:
         return None
     seen = psutil.virtual_memory()
-    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
-    if limit is None or limit > seen.total:
-        return Memory(seen.total, seen.available)
-    return Memory(limit, min(seen.available, limit - (used or 0)))
+    return Memory(seen.total, seen.available)
 
 
 def measured_cpu() -> tuple[str, str, int]:
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text("utf-8", errors="replace") if cpuinfo.exists() else ""
-    # The first knows taskset and containers; macOS has it not.
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return text, platform.machine(), num_cores
+    return text, platform.machine(), machine_memory.usable_cores().num_threads
 
 
 def ports_of(pid: int) -> set[int]:
@@ -248,11 +239,3 @@ def _bind_error(host: str, port: int) -> int | None:
         except OSError as error:
             return error.errno if error.errno and error.errno > 0 else errno.EADDRNOTAVAIL
     return None
-
-
-def _cgroup(name: str) -> int | None:
-    """A container's own limit (cgroup v2); /proc speaks of the machine around it."""
-    try:
-        return int(Path("/sys/fs/cgroup", name).read_text("ascii"))
-    except (OSError, ValueError):
-        return None

@@ -1,0 +1,268 @@
+"""How much memory a worker will hold at its peak: weights, KV cache, compute buffers, prompt cache, runtime, Python.
+
+The engine is llama.cpp as dure_worker/engines/llama.py configures it: weights copied into private memory, KV in f16
+for all slots from the start, batches of 64. What can be counted is counted; what cannot is measured (the constants
+below say where), and tests/integration/test_memory_plan_measured.py compares the sum with a real worker.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dure.errors import ModelCorrupt
+from dure.gguf import BLOCKS, Gguf, TensorType
+
+MIB = 1 << 20
+
+_F16 = 2
+_F32 = 4
+# As engines/llama.py sets them.
+_BATCH = 64
+_CACHE_MIB = 64
+# llama.cpp rounds a sequence's KV cells up to this.
+_KV_STEP = 256
+
+# Measured on Linux x86-64, Python 3.11, xllamacpp 2026.10.11549 (scripts/results/memory-plan.md):
+# interpreter, Celery, redis client and the engine's library before a model is loaded;
+_PYTHON_BYTES = 68 * MIB
+# what the engine holds beside weights, KV and batch buffers: its server, threads and chat template;
+_ENGINE_BYTES = 20 * MIB
+# a token's text, its merges, and the indices over both.
+_TOKENIZER_BYTES_PER_TOKEN = 405
+# For each slot: a row of logits (4), and the sampler's list of candidates (12, and 4 while it is sorted).
+_SAMPLER_BYTES_PER_TOKEN = 20
+
+# Kiwi with its language model, resident (measured; shared/docs). The worker does not load it today.
+KIWI_BYTES = 335 * MIB
+# Linux and its services on a small box without a desktop, and 142 MiB for gateway, Valkey and Flower of `dure up`
+# (README, "What it costs").
+RESERVE_BYTES = 512 * MIB
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a decoder. head_dim is not always hidden / heads.
+
+    window, global_every    attention over the last `window` tokens, but in every n-th layer over all; 0: all over all
+    num_conv                of `layers`, short convolutions instead of attention (LFM2)
+    is_gated                three matrices in the feed-forward part, else two (GPT-NeoX)
+    is_tied                 the output uses the embedding's weights
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    is_tied: bool = True
+    window: int = 0
+    global_every: int = 0
+    num_conv: int = 0
+    is_gated: bool = True
+
+    @property
+    def num_attention(self) -> int:
+        return self.layers - self.num_conv
+
+    @property
+    def num_windowed(self) -> int:
+        """Attention layers that look no further back than the window."""
+        if not self.window:
+            return 0
+        return self.num_attention - (self.num_attention // self.global_every if self.global_every else 0)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(row * num_rows for row, num_rows, _ in _matrices(self))
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """In a layer of attention: a key and a value for each KV head."""
+        return 2 * self.kv_heads * self.head_dim * _F16
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a worker is to do at once."""
+
+    slots: int = 4
+    context: int = 2048
+    prompt_cache_bytes: int = _CACHE_MIB * MIB
+    has_editor: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes. Their sum is what the worker's resident memory will be at its peak; the reserve is what others need."""
+
+    weights: int
+    kv_cache: int
+    compute: int
+    prompt_cache: int
+    engine: int
+    python: int
+    korean_editor: int
+    reserve: int = RESERVE_BYTES
+
+    @property
+    def rss(self) -> int:
+        return self.needed - self.reserve
+
+    @property
+    def needed(self) -> int:
+        return sum(asdict(self).values())
+
+    def fits(self, ram: int) -> bool:
+        return self.needed <= ram
+
+
+def plan(weights: int, shape: Shape, load: Load = Load(), reserve: int = RESERVE_BYTES) -> Plan:
+    return Plan(
+        weights=weights,
+        kv_cache=kv_cache_bytes(shape, load),
+        compute=_compute_bytes(shape, load),
+        prompt_cache=_prompt_cache_bytes(shape, load),
+        engine=_ENGINE_BYTES + shape.vocab * _TOKENIZER_BYTES_PER_TOKEN,
+        python=_PYTHON_BYTES,
+        korean_editor=KIWI_BYTES if load.has_editor else 0,
+        reserve=reserve,
+    )
+
+
+def kv_cache_bytes(shape: Shape, load: Load) -> int:
+    """Cells for every slot's whole context; in a windowed layer for the window and one batch, if that is less."""
+    cells = _rounded(load.context, _KV_STEP)
+    windowed = min(cells, _rounded(shape.window + _BATCH, _KV_STEP))
+    tokens = (shape.num_attention - shape.num_windowed) * cells + shape.num_windowed * windowed
+    # A short convolution keeps the last two inputs of each slot.
+    conv = shape.num_conv * 2 * shape.hidden * _F32
+    return load.slots * (tokens * shape.kv_bytes_per_token + conv)
+
+
+def _compute_bytes(shape: Shape, load: Load) -> int:
+    """A batch's hidden states, queries and feed-forward inputs, and what each slot samples from."""
+    row = 4 * shape.hidden + 2 * shape.heads * shape.head_dim + 2 * shape.ffn
+    return _BATCH * row * _F32 + load.slots * shape.vocab * _SAMPLER_BYTES_PER_TOKEN
+
+
+def _prompt_cache_bytes(shape: Shape, load: Load) -> int:
+    """Prompts of conversations that lost their slot. One is kept even if it alone is larger than the limit."""
+    if not load.prompt_cache_bytes:
+        return 0
+    return max(load.prompt_cache_bytes, kv_cache_bytes(shape, Load(slots=1, context=load.context)))
+
+
+def of_gguf(source: Gguf) -> tuple[int, Shape]:
+    """Bytes of the weights, and the shape. Raises ModelCorrupt where the header lacks it or contradicts itself."""
+    vocab = check_vocabulary(source)
+    try:
+        shape = _shape_of(source, vocab)
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise ModelCorrupt(
+            f"{source.path.name} does not say its shape (architecture {source.architecture or 'missing'}): "
+            "take a GGUF file of a language model"
+        ) from None
+    return sum(tensor.num_bytes for tensor in source.tensors.values()), shape
+
+
+def check_vocabulary(source: Gguf) -> int:
+    """The number of tokens. Raises ModelCorrupt where embeddings or output have another number of rows."""
+    tokens = len(source.get("tokenizer.ggml.tokens") or ())
+    for name in ("token_embd.weight", "output.weight"):
+        tensor = source.tensors.get(name)
+        if tensor is not None and tensor.num_rows != tokens:
+            raise ModelCorrupt(
+                f"{source.path.name}: {name} has {tensor.num_rows} rows for {tokens} tokens: take an intact file"
+            )
+    if "token_embd.weight" not in source.tensors:
+        raise ModelCorrupt(f"{source.path.name} has no embeddings: take a GGUF file of a language model")
+    return tokens
+
+
+# Architectures whose windowed layers llama.cpp bounds, and each how many-th layer looks at everything.
+_GLOBAL_EVERY = {"gemma2": 2, "gemma3": 6, "exaone4": 4}
+
+
+def _shape_of(source: Gguf, vocab: int) -> Shape:
+    layers, hidden = int(source.hyper("block_count")), int(source.hyper("embedding_length"))
+    heads = int(_largest(source.hyper("attention.head_count")))
+    kv_heads = source.hyper("attention.head_count_kv", heads)
+    window = int(_largest(source.hyper("attention.sliding_window", 0)))
+    global_every = _GLOBAL_EVERY.get(source.architecture, 0)
+    shape = Shape(
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=int(_largest(kv_heads)),
+        head_dim=int(source.hyper("attention.key_length", hidden // heads)),
+        ffn=int(_largest(source.hyper("feed_forward_length"))),
+        vocab=vocab,
+        is_tied="output.weight" not in source.tensors,
+        window=window if global_every else 0,
+        global_every=global_every,
+        # LFM2 gives a number for each layer: no KV heads, no attention.
+        num_conv=sum(not number for number in kv_heads) if isinstance(kv_heads, list) else 0,
+        is_gated=any(".ffn_gate." in name for name in source.tensors),
+    )
+    if min(layers, hidden, heads, shape.kv_heads, shape.head_dim, shape.ffn, vocab) < 1:
+        raise ValueError("a shape of nothing")
+    return shape
+
+
+def _largest(value: Any) -> Any:
+    return max(value) if isinstance(value, list) else value
+
+
+def q4_k_m_bytes(shape: Shape) -> int:
+    """Bytes of the weights as llama.cpp quantizes them to Q4_K_M.
+
+    Source: llama-quant.cpp. Output (or the tied embedding) Q6_K; half of the value and down projections Q6_K; a fused
+    QKV Q5_K; the rest Q4_K. Rows that are no multiple of 256 fall back to Q8_0, Q5_1 and Q5_0.
+    """
+    matrices = sum(_row_bytes(row, kind) * num_rows for row, num_rows, kind in _matrices(shape))
+    norms = (4 * shape.layers + 1) * shape.hidden * _F32
+    return matrices + norms
+
+
+_FALLBACK = {TensorType.Q4_K: TensorType.Q5_0, TensorType.Q5_K: TensorType.Q5_1, TensorType.Q6_K: TensorType.Q8_0}
+
+
+def _row_bytes(row: int, kind: TensorType) -> int:
+    kind = kind if row % BLOCKS[kind][0] == 0 else _FALLBACK[kind]
+    weights, size = BLOCKS[kind]
+    return math.ceil(row / weights) * size
+
+
+def _matrices(shape: Shape) -> Iterator[tuple[int, int, TensorType]]:
+    """(length of a row, rows, kind) of every matrix."""
+    q4, q6 = TensorType.Q4_K, TensorType.Q6_K
+    hidden, wide, narrow = shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    yield hidden, shape.vocab, q6 if shape.is_tied else q4
+    if not shape.is_tied:
+        yield hidden, shape.vocab, q6
+    for number in range(shape.num_conv):
+        del number
+        yield hidden, 3 * hidden, q4
+        yield hidden, hidden, q4
+    for number in range(shape.num_attention):
+        if shape.is_gated:
+            yield hidden, wide + narrow, q4
+            yield hidden, narrow, q6 if _has_more_bits(number, shape.num_attention) else q4
+        else:
+            yield hidden, wide + 2 * narrow, TensorType.Q5_K
+        yield wide, hidden, q4
+    for number in range(shape.layers):
+        yield hidden, shape.ffn * (2 if shape.is_gated else 1), q4
+        yield shape.ffn, hidden, q6 if _has_more_bits(number, shape.layers) else q4
+
+
+def _has_more_bits(number: int, count: int) -> bool:
+    eighth = count // 8
+    return number < eighth or number >= 7 * count // 8 or (number - eighth) % 3 == 2  # noqa: PLR2004 - as llama.cpp has it
+
+
+def _rounded(number: int, step: int) -> int:
+    return (number + step - 1) // step * step

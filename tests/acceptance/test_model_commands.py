@@ -1,0 +1,475 @@
+"""`dure model …` as a user types it, on small files made here: what is planned, cut, checked, removed and refused."""
+
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from dure import catalog, gguf, known_models, run_file
+from dure.gguf import Tensor, TensorType, Value, ValueType
+from support import DEADLINE_S, DURE
+
+WORDS = ["hello", " hello", "두레", "마을", "漢字", "Ж", "123"]
+SMALL = catalog.CATALOG["qwen2.5-coder-0.5b-korean"]
+GIB = 1 << 30
+
+
+def _byte(code: int) -> str:
+    """GPT-2's printable stand-in for a byte."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return chr(code) if code in printable else chr(0x100 + others.index(code))
+
+
+def _disguised(text: str) -> list[str]:
+    return [_byte(byte) for byte in text.encode()]
+
+
+def make_model(path: Path, *, ballast_rows: int = 1, pre: str = "qwen2", rows: int | None = None) -> Path:
+    """A model of one layer with a byte-level vocabulary. rows: of its embeddings, if not as many as it has tokens."""
+    tokens = [_byte(code) for code in range(256)]
+    merges: list[str] = []
+    for word in WORDS:
+        pieces = _disguised(word)
+        while len(pieces) > 1:
+            if (merge := f"{pieces[0]} {pieces[1]}") not in merges:
+                merges.append(merge)
+                tokens.append(pieces[0] + pieces[1])
+            pieces[:2] = [pieces[0] + pieces[1]]
+    tokens += ["<|end|>", "[PAD]"]
+    kinds = [1] * (len(tokens) - 2) + [3, 5]
+    text, number = ValueType.STRING, ValueType.UINT32
+    values = {
+        "general.architecture": Value(text, "qwen2"),
+        "qwen2.block_count": Value(number, 1),
+        "qwen2.embedding_length": Value(number, 64),
+        "qwen2.feed_forward_length": Value(number, 128),
+        "qwen2.attention.head_count": Value(number, 4),
+        "qwen2.attention.head_count_kv": Value(number, 2),
+        "tokenizer.ggml.model": Value(text, "gpt2"),
+        "tokenizer.ggml.pre": Value(text, pre),
+        "tokenizer.ggml.tokens": Value(ValueType.ARRAY, tokens, text),
+        "tokenizer.ggml.token_type": Value(ValueType.ARRAY, kinds, ValueType.INT32),
+        "tokenizer.ggml.merges": Value(ValueType.ARRAY, merges, text),
+        "tokenizer.ggml.eos_token_id": Value(number, tokens.index("<|end|>")),
+        "tokenizer.chat_template": Value(text, "{{ 'hello' }}"),
+    }
+    tensors = gguf.placed(
+        [
+            Tensor("token_embd.weight", (64, rows or len(tokens)), TensorType.Q8_0, 0),
+            Tensor("blk.0.ffn_gate.weight", (64, ballast_rows), TensorType.Q8_0, 0),
+        ],
+        32,
+    )
+    weights = b"".join(bytes(tensor.num_bytes) + gguf.padding(tensor.num_bytes, 32) for tensor in tensors)
+    path.write_bytes(gguf.head(values, tensors) + weights)
+    return path
+
+
+class Desk:
+    """A user's terminal with a state folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("DURE_")}
+        self.environ = clean | {"DURE_HOME": str(self.home), "COLUMNS": "100", "PYTHONUTF8": "1"}
+
+    def run(self, *arguments: object, stdin: int = subprocess.DEVNULL, **environ: str) -> Any:
+        return subprocess.run(
+            [DURE, "model", *map(str, arguments)], env=self.environ | environ, stdin=stdin, capture_output=True,
+            encoding="utf-8", timeout=DEADLINE_S, check=False, cwd=self.folder,
+        )  # fmt: skip
+
+    def said(self, *arguments: object, **environ: str) -> str:
+        done = self.run(*arguments, **environ)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return str(done.stdout)
+
+    def json(self, *arguments: object, **environ: str) -> Any:
+        return json.loads(self.said(*arguments, "--json", **environ).splitlines()[-1])
+
+    def refused(self, *arguments: object, **environ: str) -> str:
+        """What it says on one line when it cannot."""
+        done = self.run(*arguments, **environ)
+        assert done.returncode == 1, done
+        assert "Traceback" not in done.stderr
+        assert done.stderr.startswith(("dure: ", "dure model: ")), done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert done.stdout == ""
+        return str(done.stderr)
+
+    def place(self, name: str = SMALL.name) -> Path:
+        """A file where the catalogue's model of that name belongs."""
+        path = catalog.weights_path(self.home / "models", catalog.CATALOG[name])
+        path.parent.mkdir(parents=True)
+        return make_model(path)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return make_model(tmp_path / "tiny.gguf")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("only root may mount the small file system that this needs")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+# plan
+
+
+def test_a_plan_in_json_has_the_parts_their_sum_and_a_verdict(desk: Desk) -> None:
+    found = desk.json("plan", "Kanana-1.5-2.1B", "--ram", "3GB", "--slots", 2, "--context", 1024)
+    parts = [
+        found[f"{name}_bytes"]
+        for name in ("weights", "kv_cache", "compute", "prompt_cache", "engine", "python", "korean_editor")
+    ]
+    assert all(isinstance(part, int) for part in parts)
+    assert sum(parts) == found["plan_rss_bytes"]
+    assert found["needed_bytes"] == found["plan_rss_bytes"] + found["reserve_bytes"]
+    assert (found["fits"], found["ram_bytes"]) == (True, 3 * 10**9)
+    assert found["kv_cache_bytes"] == 2 * 1024 * 32 * 2 * 8 * 128 * 2
+
+
+def test_every_known_model_can_be_planned_though_none_is_here(desk: Desk) -> None:
+    rows = {row["name"]: row for row in desk.json("recommend", "--ram", "16GiB")}
+    assert set(rows) == {*known_models.KNOWN, *catalog.CATALOG}
+    for name in ("gemma-3-1b", SMALL.name):
+        assert desk.json("plan", name, "--ram", "16GiB")["plan_rss_bytes"] == rows[name]["plan_rss_bytes"]
+
+
+def test_a_model_that_does_not_fit_is_told_what_would(desk: Desk) -> None:
+    found = desk.json("plan", "kanana-1.5-2.1b", "--ram", "3GB")
+    assert found["fits"] is False
+    assert any("--slots 2" in line for line in found["advice"])
+    assert desk.json("plan", "kanana-1.5-2.1b", "--ram", "3GB", "--slots", "2")["fits"] is True
+    context = next(line for line in found["advice"] if "--context" in line).split()[-1]
+    assert desk.json("plan", "kanana-1.5-2.1b", "--ram", "3GB", "--context", context)["fits"] is True
+    said = desk.said("plan", "kanana-1.5-2.1b", "--ram", "3GB")
+    assert "It does not fit" in said
+    assert "--slots 2" in said
+
+
+def test_a_model_that_cannot_be_made_to_fit_is_advised_to_be_another(desk: Desk) -> None:
+    advice = desk.json("plan", "Llama-3-Korean-8B", "--ram", "3GB")["advice"]
+    assert len(advice) == 1
+    assert "dure model recommend" in advice[0]
+
+
+def test_a_plan_of_a_file_is_of_its_own_weights_and_names_it(desk: Desk, model: Path) -> None:
+    weights = sum(tensor.num_bytes for tensor in gguf.read(model).tensors.values())
+    assert desk.json("plan", model, "--ram", "3GB")["weights_bytes"] == weights
+    assert str(model) in desk.said("plan", model, "--ram", "3GB")
+
+
+def test_without_a_size_of_memory_this_machines_is_taken(desk: Desk) -> None:
+    assert desk.json("plan", "qwen3-0.6b")["ram_bytes"] > 1 << 28
+
+
+def test_the_korean_editor_is_counted_only_when_asked_for(desk: Desk) -> None:
+    assert desk.json("plan", "qwen3-0.6b", "--ram", "3g")["korean_editor_bytes"] == 0
+    assert desk.json("plan", "qwen3-0.6b", "--ram", "3g", "--editor")["korean_editor_bytes"] == 335 << 20
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("3GB", 3 * 10**9), ("3GiB", 3 * GIB), ("3072MiB", 3 * GIB), ("2.5g", GIB * 5 // 2)]
+)
+def test_memory_is_read_as_people_write_it(desk: Desk, text: str, size: int) -> None:
+    assert desk.json("plan", "lfm2-350m", "--ram", text)["ram_bytes"] == size
+
+
+@pytest.mark.parametrize("text", ["", "3XB", "much", "-3GB", "0"])
+def test_memory_that_is_no_size_is_refused_with_examples(desk: Desk, text: str) -> None:
+    assert "3GB, 3GiB, 3072MiB or 2.5g" in desk.refused("plan", "lfm2-350m", f"--ram={text}")
+    assert "3GB, 3GiB, 3072MiB or 2.5g" in desk.refused("recommend", f"--ram={text}")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("kanana-1.5-2b", "kanana-1.5-2.1b"), ("qwen2.5-coder-1.5b-koraen", "qwen2.5-coder-1.5b-korean")]
+)
+def test_a_misspelt_name_is_refused_with_the_nearest(desk: Desk, name: str, near: str) -> None:
+    assert f"did you mean {near}?" in desk.refused("plan", name)
+
+
+@pytest.mark.parametrize("command", ["fetch", "verify", "trim", "rm"])
+def test_a_misspelt_name_is_refused_by_every_command(desk: Desk, command: str) -> None:
+    options = ["--out", "o.gguf"] if command == "trim" else []
+    said = desk.refused(command, "qwen2.5-coder-1.5b-koraen", *options)
+    assert "did you mean qwen2.5-coder-1.5b-korean?" in said
+
+
+@pytest.mark.parametrize("command", ["fetch", "verify", "trim", "rm"])
+def test_a_model_of_the_hub_cannot_be_had_here_and_that_is_said(desk: Desk, command: str) -> None:
+    options = ["--out", "o.gguf"] if command == "trim" else []
+    assert "cannot be had here" in desk.refused(command, "Kanana-1.5-2.1B", *options)
+
+
+@pytest.mark.parametrize("command", ["plan", "verify", "trim"])
+@pytest.mark.parametrize("kind", ["cut", "text", "empty", "version", "folder", "gone", "vocabulary"])
+def test_a_broken_file_is_one_line_and_leaves_nothing(desk: Desk, model: Path, command: str, kind: str) -> None:
+    whole = model.read_bytes()
+    broken = desk.folder / "broken.gguf"
+    match kind:
+        case "cut":
+            broken.write_bytes(whole[:-100])
+        case "text":
+            broken.write_text("두레" * 100, "utf-8")
+        case "empty":
+            broken.touch()
+        case "version":
+            broken.write_bytes(whole[:4] + struct.pack("<I", 99) + whole[8:])
+        case "folder":
+            broken.mkdir()
+        case "vocabulary":
+            make_model(broken, rows=7)
+    options = ["--out", "o.gguf"] if command == "trim" else []
+    said = desk.refused(command, broken, *options)
+    assert {"vocabulary": "rows for", "version": "version 99"}.get(kind, "broken.gguf") in said
+    assert {path.name for path in desk.folder.iterdir()} <= {"tiny.gguf", "broken.gguf", "home"}
+
+
+# recommend
+
+
+def test_what_fits_is_recommended_best_score_first_with_source_and_command(desk: Desk) -> None:
+    rows = desk.json("recommend", "--ram", "3GB")
+    scores = [row["score"] or 0 for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert all(row["fits"] for row in rows)
+    assert all(row["score_source"] for row in rows if row["score"])
+    assert "llama-3-korean-8b" not in {row["name"] for row in rows}
+    commands = {row["name"]: row["command"] for row in rows}
+    assert commands[SMALL.name] == f"dure model fetch {SMALL.name}"
+    said = desk.said("recommend", "--ram", "3GB")
+    assert f"dure model fetch {SMALL.name}" in said
+    assert "KMMLU-Redux" in said
+
+
+def test_a_model_that_is_here_is_recommended_with_the_command_that_serves_it(desk: Desk) -> None:
+    desk.place()
+    row = next(row for row in desk.json("recommend", "--ram", "3GB") if row["name"] == SMALL.name)
+    assert (row["is_here"], row["command"]) == (True, f"dure up --model {SMALL.name}")
+
+
+def test_fewer_slots_let_more_models_in(desk: Desk) -> None:
+    names = {row["name"] for row in desk.json("recommend", "--ram", "3GB", "--slots", "1")}
+    assert "kanana-1.5-2.1b" in names - {row["name"] for row in desk.json("recommend", "--ram", "3GB")}
+
+
+def test_too_little_memory_for_anything_is_a_sentence_and_in_json_an_empty_list(desk: Desk) -> None:
+    assert "No known model fits" in desk.said("recommend", "--ram", "300MiB")
+    assert desk.json("recommend", "--ram", "300MiB") == []
+    assert "llama-3-korean-8b" in {row["name"] for row in desk.json("recommend", "--ram", "300MiB", "--all")}
+
+
+# list, verify, rm
+
+
+def test_the_list_says_size_vocabulary_what_is_here_and_what_it_is_made_from(desk: Desk) -> None:
+    desk.place()
+    rows = {row["name"]: row for row in desk.json("list")}
+    assert set(rows) == set(catalog.CATALOG)
+    row = rows[SMALL.name]
+    assert (row["vocab"], row["is_here"], row["made_from"]) == (32_000, True, "qwen2.5-coder-0.5b-instruct-q4_k_m")
+    assert row["bytes"] == SMALL.num_bytes
+    assert rows["qwen2.5-coder-0.5b-instruct-q4_k_m"]["made_from"] is None
+    assert "151,936" in desk.said("list")
+
+
+def test_a_whole_file_is_verified_and_one_outside_the_catalogue_is_said_to_be(desk: Desk, model: Path) -> None:
+    found = desk.json("verify", model)
+    assert (found["is_in_catalogue"], found["tensors"], found["bytes"]) == (False, 2, model.stat().st_size)
+    assert len(found["sha256"]) == 64
+    assert "nothing to compare" in desk.said("verify", model)
+
+
+def test_a_catalogues_file_of_another_size_is_refused_with_the_remedy(desk: Desk) -> None:
+    path = desk.place()
+    assert f"rm '{path}' && dure model fetch {SMALL.name}" in desk.refused("verify", SMALL.name)
+
+
+def test_a_catalogues_file_with_another_sha256_is_refused(desk: Desk) -> None:
+    path = desk.place()
+    os.truncate(path, SMALL.num_bytes)
+    assert "its sha256 is not that of the catalogue" in desk.refused("verify", SMALL.name)
+
+
+@pytest.mark.parametrize("command", ["verify", "rm"])
+def test_a_model_that_is_not_here_is_said_not_to_be(desk: Desk, command: str) -> None:
+    assert "is not on this machine" in desk.refused(command, SMALL.name)
+
+
+def test_removing_asks_and_without_anybody_there_it_needs_yes(desk: Desk) -> None:
+    path = desk.place()
+    done = desk.run("rm", SMALL.name)
+    assert (done.returncode, "add --yes" in done.stderr) == (1, True)
+    assert path.exists()
+    assert desk.json("rm", SMALL.name, "--yes")["name"] == SMALL.name
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(("answer", "stays"), [("n\n", True), ("\n", True), ("y\n", False)])
+def test_the_answer_at_the_terminal_decides(desk: Desk, answer: str, stays: bool) -> None:
+    path = desk.place()
+    master, slave = pty.openpty()
+    try:
+        os.write(master, answer.encode())
+        assert desk.run("rm", SMALL.name, stdin=slave).returncode in {0, 1}
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert path.exists() is stays
+
+
+def test_the_model_that_a_running_dure_serves_is_not_removed_and_others_are(desk: Desk) -> None:
+    served, other = desk.place(), desk.place("qwen2.5-coder-1.5b-korean")
+    command = [sys.executable, "-c", "input()", "up", "--model", SMALL.name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as up:
+        run_file.write(desk.home, run_file.Running(up.pid, 8000, "redis://:secret@127.0.0.1/0"))
+        said = desk.refused("rm", SMALL.name, "--yes")
+        assert "stop it first" in said
+        assert "secret" not in said
+        assert served.exists()
+        desk.said("rm", "qwen2.5-coder-1.5b-korean", "--yes")
+        assert not other.exists()
+        up.communicate(b"\n")
+    desk.said("rm", SMALL.name, "--yes")
+    assert not served.exists()
+
+
+def test_the_model_that_dure_model_names_counts_as_served(desk: Desk) -> None:
+    desk.place()
+    desk.home.mkdir(exist_ok=True)
+    run_file.write(desk.home, run_file.Running(os.getpid(), 8000, "redis://127.0.0.1/0"))
+    assert "stop it first" in desk.refused("rm", SMALL.name, "--yes", DURE_MODEL=SMALL.name)
+
+
+def test_a_model_that_is_being_fetched_is_not_removed(desk: Desk) -> None:
+    path = desk.place()
+    with FileLock(path.parent / "fetch.lock"):
+        assert "another process is fetching" in desk.refused("rm", SMALL.name, "--yes")
+    assert path.exists()
+
+
+# trim
+
+
+def test_trimming_writes_a_smaller_file_and_reports_what_was_cut(desk: Desk, model: Path) -> None:
+    found = desk.json("trim", model, "--size", 320, "--out", "o.gguf")
+    out = desk.folder / "o.gguf"
+    assert (found["bytes_before"], found["bytes_after"]) == (model.stat().st_size, out.stat().st_size)
+    tokens = gguf.read(out).get("tokenizer.ggml.tokens")
+    assert found["vocab_after"] == len(tokens) < found["vocab_before"]
+    by_script = {row["script"]: row for row in found["scripts"]}
+    assert by_script["han/kana"]["tokens_after"] == 0
+    assert by_script["byte"]["tokens_after"] == 256
+    assert sum(row["tokens_before"] for row in found["scripts"]) == found["vocab_before"]
+    assert sum(row["bytes_after"] for row in found["scripts"]) == found["all"]["bytes_after"]
+    assert "".join(_disguised("두레")) in tokens
+    assert desk.json("verify", out)["vocab"] == len(tokens)
+
+
+def test_korean_costs_as_many_tokens_as_before_and_ones_own_text_is_measured_too(desk: Desk, model: Path) -> None:
+    text = desk.folder / "mine.txt"
+    text.write_text("두레 마을 hello", "utf-8")
+    found = desk.json("trim", model, "--size", 320, "--out", "o.gguf", "--text", text)
+    assert set(found["fertility"]) == {"sample", str(text)}
+    assert all(before == after > 0 for before, after in found["fertility"].values())
+
+
+def test_a_table_of_scripts_is_shown(desk: Desk, model: Path) -> None:
+    said = desk.said("trim", model, "--size", 320, "--out", "o.gguf")
+    assert "korean" in said
+    assert "han/kana" in said
+    assert "tokens per Korean character" in said
+
+
+def test_an_unknown_language_is_refused_with_the_nearest(desk: Desk, model: Path) -> None:
+    assert "did you mean korean?" in desk.refused("trim", model, "--keep", "english,koraen", "--out", "o.gguf")
+    assert "known are english, korean" in desk.refused("trim", model, "--keep", "中文", "--out", "o.gguf")
+    assert "names no language" in desk.refused("trim", model, "--keep", " , ", "--out", "o.gguf")
+    assert not (desk.folder / "o.gguf").exists()
+
+
+def test_a_size_that_is_too_small_is_refused_with_one_that_is_enough(desk: Desk, model: Path) -> None:
+    said = desk.refused("trim", model, "--size", 100, "--out", "o.gguf")
+    assert "choose --size 320" in said
+    assert {path.name for path in desk.folder.iterdir()} == {"tiny.gguf"}
+
+
+@pytest.mark.parametrize("text", ["gone.txt", ".", "binary"])
+def test_a_text_that_cannot_be_read_is_refused(desk: Desk, model: Path, text: str) -> None:
+    (desk.folder / "binary").write_bytes(b"\xff\xfe\x00\xd8")
+    assert "--text" in desk.refused("trim", model, "--out", "o.gguf", "--text", text)
+    assert not (desk.folder / "o.gguf").exists()
+
+
+def test_a_vocabulary_whose_pattern_is_unknown_is_cut_but_its_texts_are_not_counted(desk: Desk) -> None:
+    odd = make_model(desk.folder / "odd.gguf", pre="nobody-knows")
+    assert desk.json("trim", odd, "--size", 320, "--out", "o.gguf")["fertility"] == {}
+    (desk.folder / "t.txt").write_text("두레", "utf-8")
+    said = desk.refused("trim", odd, "--size", 320, "--out", "p.gguf", "--text", "t.txt")
+    assert "leave --text out" in said
+
+
+def test_a_file_that_is_there_already_is_not_overwritten(desk: Desk, model: Path) -> None:
+    before = model.read_bytes()
+    assert "is there already" in desk.refused("trim", model, "--out", model)
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("out", ["nowhere/o.gguf", "tiny.gguf/o.gguf"])
+def test_a_place_that_cannot_be_written_is_refused(desk: Desk, model: Path, out: str) -> None:
+    assert "cannot be written" in desk.refused("trim", model, "--size", 320, "--out", out)
+
+
+def test_a_disk_that_fills_up_half_way_leaves_no_half_file(desk: Desk, small_disk: Path) -> None:
+    large = make_model(desk.folder / "large.gguf", ballast_rows=1 << 15)
+    said = desk.refused("trim", large, "--size", 320, "--out", small_disk / "o.gguf")
+    assert "No space left on device" in said
+    assert "free 2 MiB there" in said
+    assert list(small_disk.iterdir()) == []
+
+
+def test_while_another_process_makes_the_file_a_second_one_says_so(desk: Desk, model: Path) -> None:
+    with FileLock(desk.folder / ".o.gguf.lock"):
+        assert "another process is making o.gguf" in desk.refused("trim", model, "--size", 320, "--out", "o.gguf")
+    assert desk.json("trim", model, "--size", 320, "--out", "o.gguf")["vocab_after"] < 320
+
+
+def test_of_two_at_once_one_makes_the_file_and_nothing_else_is_left(desk: Desk) -> None:
+    large = make_model(desk.folder / "large.gguf", ballast_rows=1 << 18)
+    command = [DURE, "model", "trim", str(large), "--size", "320", "--out", "o.gguf"]
+    both = [
+        subprocess.Popen(command, cwd=desk.folder, env=desk.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=DEADLINE_S)[1].decode() for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1]
+    loser = next(text for text in said if text)
+    assert "another process is making" in loser or "is there already" in loser
+    assert {path.name for path in desk.folder.iterdir()} == {"large.gguf", "o.gguf"}
+    desk.json("verify", "o.gguf")
