@@ -8,7 +8,7 @@ Proved to fail: EMIT without the attempt; FINISH or CANCEL without the state; CL
 without the lease; LOSE of another process' job; RELEASE that charges; repeated events written twice; a requeued job
 left among the running; and some thirty more.
 
-`STATE_MACHINE_EXAMPLES=5000 pytest --timeout 0 tests/integration/test_state_machine.py` looks longer and elsewhere.
+`STATE_MACHINE_SEARCHES=500 pytest --timeout 0 tests/integration/test_state_machine.py` looks longer.
 """
 
 import json
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -459,7 +459,7 @@ class JobsMachine(RuleBasedStateMachine):
         first = self._new_job(FAR, key="k")
         for new in (first, self._new_job(FAR), self._new_job(FAR, SCHEMA + 1), self._new_job(SOON)):
             self._submit(new)
-        self._claim(first.id, Caller(self._owner("box:1:")))
+        self._claim(first.id, Caller(self._owner("box:11:")))
 
     # Gateways
 
@@ -827,14 +827,15 @@ def machine(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> type[JobsMa
 
 
 def test_the_scripts_do_what_the_model_says(machine: type[JobsMachine]) -> None:
-    wanted = os.environ.get("STATE_MACHINE_EXAMPLES")
     chosen = settings(
-        max_examples=int(wanted or 150),
+        # Many short searches: after ten runs hypothesis tries variants of them rather than new ones.
+        max_examples=10,
         stateful_step_count=40,
-        derandomize=wanted is None,
+        derandomize=True,
         deadline=None,
         print_blob=True,
         # Each step asks a server, on whatever machine: how long that takes says nothing about the test.
         suppress_health_check=[HealthCheck.too_slow],
     )
-    run_state_machine_as_test(machine, settings=chosen)
+    for number in range(int(os.environ.get("STATE_MACHINE_SEARCHES", "12"))):
+        run_state_machine_as_test(seed(number)(machine), settings=chosen)

@@ -113,11 +113,9 @@ def test_the_parts_add_up_and_the_reserve_is_not_the_workers() -> None:
     assert not found.fits(found.needed - 1)
 
 
-def test_without_a_prompt_cache_none_is_counted_and_one_prompt_is_kept_even_beyond_the_limit() -> None:
+def test_the_prompt_cache_is_counted_up_to_its_limit() -> None:
     assert plan(0, QWEN, Load(prompt_cache_bytes=0)).prompt_cache == 0
-    assert plan(0, QWEN, Load(prompt_cache_bytes=64 * MIB)).prompt_cache == 64 * MIB
-    long = Load(slots=1, context=8192, prompt_cache_bytes=64 * MIB)
-    assert plan(0, QWEN, long).prompt_cache == kv_cache_bytes(QWEN, long)
+    assert plan(0, QWEN, Load(slots=1, context=8192, prompt_cache_bytes=64 * MIB)).prompt_cache == 64 * MIB
 
 
 @given(
