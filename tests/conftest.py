@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,20 @@ def own_stack(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stack]
     """Valkey and gateway for a test that breaks things; it starts its own workers, which die fast (short lease)."""
     with Stack(tmp_path, request.param, DURE_WORKER_LEASE_S=str(FAST_LEASE_S)) as stack:
         yield stack
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("only root may mount the small file system that this needs")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")
