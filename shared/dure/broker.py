@@ -35,7 +35,6 @@ class Channel(kombu_redis.Channel):
             )
             return True
 
-
     def close(self) -> None:
         """As kombu's, but without waiting until the last question for a hint is answered or over.
 
