@@ -1,0 +1,79 @@
+"""The memory plan against a real worker with the 0.5B: its slots full, its prompt cache full, its peak as planned.
+
+Memory does not depend on how busy the machine is; nothing here is timed.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dure import gguf, memory_plan
+from dure.memory_plan import MIB, Load
+from support import Stack
+
+pytestmark = pytest.mark.weights
+
+TOLERANCE = 0.08
+LONG = "두레는 농사일이 바쁠 때 이웃끼리 힘을 모으던 마을의 모임입니다. "
+TOKENS_OF_LONG = 31
+ROOM = 190  # tokens: the system's text, the question's end and the answer
+CACHE_MIB = 24  # soon full
+REQUEST_S = 580
+
+
+class Box:
+    """A worker with all that the plan knows of it."""
+
+    def __init__(self, folder: Path, weights: Path, slots: int, context: int) -> None:
+        self.load = Load(slots, context, prompt_cache_bytes=CACHE_MIB * MIB)
+        self.stack = Stack(folder, DURE_GATEWAY_DEADLINE_S=str(REQUEST_S))
+        self.weights = weights
+
+    def start(self) -> None:
+        self.stack.environ |= {
+            "DURE_HOME": str(self.weights.parents[2]),
+            "DURE_MODEL": self.weights.parent.name,
+            "DURE_WORKER_ENGINE": "llama",
+            "DURE_WORKER_SLOTS": str(self.load.slots),
+            "DURE_WORKER_CONTEXT": str(self.load.context),
+            "DURE_WORKER_PROMPT_CACHE_MIB": str(CACHE_MIB),
+        }
+        self.worker = self.stack.start_worker("planned")
+
+    def fill(self, number: int) -> list[int]:
+        """All slots at once, each with a conversation that nearly fills it. Returns how many tokens each had."""
+        with ThreadPoolExecutor(self.load.slots) as pool:
+            return list(pool.map(self._ask, [f"{number}-{slot}" for slot in range(self.load.slots)]))
+
+    def _ask(self, name: str) -> int:
+        text = LONG * ((self.load.context - ROOM) // TOKENS_OF_LONG)
+        body = {"message": f"{name}. {text}", "model": self.weights.parent.name, "max_tokens": 24, "seed": 1}
+        answer = httpx.post(f"{self.stack.url}/api/chat", json=body, timeout=REQUEST_S)
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["usage"]["total_tokens"])
+
+    def peak(self) -> int:
+        status = Path(f"/proc/{self.worker.pid}/status").read_text("utf-8")
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) << 10
+
+
+@pytest.fixture(params=[(4, 512), (1, 2048)], ids=["4 slots of 512", "1 slot of 2048"])
+def box(tmp_path: Path, small_model: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("only Linux tells a process's peak")
+    box = Box(tmp_path, small_model, *request.param)
+    with box.stack:
+        box.start()
+        yield box
+
+
+def test_a_worker_with_full_slots_and_a_full_cache_holds_what_was_planned(box: Box) -> None:
+    planned = memory_plan.plan(*memory_plan.of_gguf(gguf.read(box.weights)), box.load).rss
+    # The second conversations push the first ones into the prompt cache, which has no room for all of them.
+    num_tokens = [*box.fill(1), *box.fill(2)]
+    assert min(num_tokens) > box.load.context * 0.7
+    peak = box.peak()
+    assert planned == pytest.approx(peak, rel=TOLERANCE), f"planned {planned / MIB:.0f} MiB, peak {peak / MIB:.0f} MiB"
