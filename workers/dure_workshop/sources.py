@@ -158,7 +158,9 @@ def _is_running(process: "subprocess.Popen[bytes]") -> bool:
 def _largest(folder: Path) -> int:
     """Bytes of the largest file below the folder: the wheel on its way, of which pip makes copies."""
     largest = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # pip moved it away meanwhile
-            largest = max(largest, path.stat().st_size)
+    # os.walk passes over folders that pip removes meanwhile; Path.rglob would raise.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                largest = max(largest, Path(parent, name).stat().st_size)
     return largest
