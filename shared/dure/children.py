@@ -44,9 +44,12 @@ class Child:
 
     def start(self) -> None:
         with self._open_log() as log:
-            self.process = self._spawn(log)
+            self.process = self._launch(log)
         self.started_at = time.monotonic()
         self.restart_at = self.reload_until = None
+
+    def _launch(self, log: "IO[bytes] | None") -> "subprocess.Popen[bytes]":
+        return self._spawn(log)
 
     def _open_log(self) -> "contextlib.AbstractContextManager[IO[bytes] | None]":
         if self.log_path is None:

@@ -3,12 +3,13 @@
 import contextlib
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -45,6 +46,16 @@ def opened(redis_url: str | None) -> Iterator["Cluster"]:
 
     with open_cluster(redis_url) as cluster:
         yield cluster
+
+
+@contextlib.contextmanager
+def checking(num_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Hashing 1.1 GB takes seconds, on an old disk a minute: somebody who waits wants to see it move."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("모델 확인 / Checking the model", total=num_bytes)
+        yield lambda num_more: progress.advance(task, num_more)
 
 
 def print_json(value: Any) -> None:

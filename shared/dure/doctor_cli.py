@@ -1,6 +1,5 @@
 """`dure doctor`: is this machine, and the Redis it uses, fit to serve?"""
 
-import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -8,13 +7,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from dure import catalog, run_file
 from dure.catalog import CatalogModel
-from dure.cli_shared import JsonOption, RedisOption, cell, plain_table, print_json, say
+from dure.cli_shared import JsonOption, RedisOption, cell, checking, plain_table, print_json, say
 from dure.doctor import machine, weights
 from dure.doctor.check import Check, Status, of_error, ok
 from dure.errors import SettingsError
@@ -93,7 +91,7 @@ def _machine_checks(
 def _model_check(settings: Settings, served: CatalogModel | None, *, quick: bool) -> Check:
     if quick or served is None:
         return weights.check_model(settings.models_dir, served, None)
-    with _progress(served) as advance:
+    with checking(served.num_bytes) as advance:
         return weights.check_model(settings.models_dir, served, advance)
 
 
@@ -110,16 +108,6 @@ def _redis_checks(named: str | None, model: str) -> list[Check]:
     if address is None:
         return [program, ok("redis", "none is named: `dure up` will start the embedded one")]
     return [program, *redis_server.check_redis(address, model)]
-
-
-@contextlib.contextmanager
-def _progress(model: CatalogModel) -> Iterator[weights.Advance]:
-    """Hashing 1.1 GB takes seconds, on an old disk a minute: somebody who waits wants to see it move."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("모델 확인 / Checking the model", total=model.num_bytes)
-        yield lambda num_bytes: progress.advance(task, num_bytes)
 
 
 def _table(checks: list[Check]) -> Table:

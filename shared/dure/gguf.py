@@ -159,6 +159,25 @@ def read(path: Path) -> Gguf:
     return found
 
 
+# Their rows are the vocabulary's; the output is missing where it uses the embedding's weights.
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+VOCABULARY = (EMBEDDING, OUTPUT)
+
+
+def num_tokens(source: Gguf) -> int:
+    """Raises ModelCorrupt where there are no embeddings, or where these or the output have another number of rows."""
+    tokens = len(source.get("tokenizer.ggml.tokens") or ())
+    for name in VOCABULARY:
+        tensor = source.tensors.get(name)
+        if tensor is not None and tensor.num_rows != tokens:
+            raise ModelCorrupt(
+                f"{source.path.name}: {name} has {tensor.num_rows} rows for {tokens} tokens: take an intact file"
+            )
+    if EMBEDDING not in source.tensors:
+        raise ModelCorrupt(f"{source.path.name} has no embeddings: take a GGUF file of a language model")
+    return tokens
+
+
 class _Reader:
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file = file

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal, Self, cast
 
 from dure import keys
 from dure.errors import DureError, SettingsError
-from dure.events import Event
 from dure.job import JobPayload, JobRecord, JobState, Message
 
 if TYPE_CHECKING:
@@ -127,11 +126,6 @@ def find(store: "JobStore", job_id: str) -> JobRecord:
     if record is None:
         raise NoSuchJob([job_id])
     return record
-
-
-def timeline(store: "JobStore", job_id: str) -> list[Event]:
-    entries = cast("list[tuple[str, dict[str, str]]]", store.redis.xrange(keys.events(job_id)))
-    return [Event.from_entry(entry_id, fields) for entry_id, fields in entries]
 
 
 def messages(store: "JobStore", job_id: str) -> list[Message]:

@@ -252,10 +252,14 @@ class JobStore:
     def conversation(self, key: str) -> list[Message]:
         return [Message(**json.loads(turn)) for turn in self._ask(lambda: self.redis.lrange(key, 0, -1))]
 
+    def events(self, job_id: str) -> list[Event]:
+        """All that its stream still holds, in order."""
+        entries = self._ask(lambda: self.redis.xrange(keys.events(job_id)))
+        return [Event.from_entry(entry_id, fields) for entry_id, fields in entries]
+
     def sentences(self, job_id: str, attempt: int) -> str:
         """Text that one attempt sent for good."""
-        entries = self._ask(lambda: self.redis.xrange(keys.events(job_id)))
-        found = [Event.from_entry(entry_id, fields) for entry_id, fields in entries]
+        found = self.events(job_id)
         return "".join(event.text for event in found if event.type == "sentence" and event.attempt == attempt)
 
     def now_s(self) -> float:

@@ -88,7 +88,7 @@ def show(
         detail = job_views.JobDetail(
             record=job_admin.find(store, job_id),
             is_quarantined=job_id in store.quarantined(),
-            events=job_admin.timeline(store, job_id),
+            events=store.events(job_id),
             now_s=store.now_s(),
             asked=job_admin.messages(store, job_id) if text else None,
         )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dure import gguf
 from dure.errors import ModelCorrupt
 from dure.gguf import BLOCKS, Gguf, TensorType
 
@@ -150,7 +151,7 @@ def _compute_bytes(shape: Shape, load: Load) -> int:
 
 def of_gguf(source: Gguf) -> tuple[int, Shape]:
     """Bytes of the weights, and the shape. Raises ModelCorrupt where the header lacks it or contradicts itself."""
-    vocab = check_vocabulary(source)
+    vocab = gguf.num_tokens(source)
     try:
         shape = _shape_of(source, vocab)
     except (TypeError, ValueError, ZeroDivisionError):
@@ -159,20 +160,6 @@ def of_gguf(source: Gguf) -> tuple[int, Shape]:
             "take a GGUF file of a language model"
         ) from None
     return sum(tensor.num_bytes for tensor in source.tensors.values()), shape
-
-
-def check_vocabulary(source: Gguf) -> int:
-    """The number of tokens. Raises ModelCorrupt where embeddings or output have another number of rows."""
-    tokens = len(source.get("tokenizer.ggml.tokens") or ())
-    for name in ("token_embd.weight", "output.weight"):
-        tensor = source.tensors.get(name)
-        if tensor is not None and tensor.num_rows != tokens:
-            raise ModelCorrupt(
-                f"{source.path.name}: {name} has {tensor.num_rows} rows for {tokens} tokens: take an intact file"
-            )
-    if "token_embd.weight" not in source.tensors:
-        raise ModelCorrupt(f"{source.path.name} has no embeddings: take a GGUF file of a language model")
-    return tokens
 
 
 # Architectures whose windowed layers llama.cpp bounds, and each how many-th layer looks at everything.

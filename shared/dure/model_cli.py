@@ -1,7 +1,6 @@
 """`dure model`: plan, recommend, list, fetch, trim, verify and remove models."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -14,12 +13,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dure import catalog, gguf, known_models, machine_memory, memory_plan, run_file
 from dure.catalog import CatalogModel
-from dure.cli_shared import JsonOption, cell, plain_table, print_json, require, say
+from dure.cli_shared import JsonOption, cell, checking, plain_table, print_json, require, say
 from dure.errors import ModelCorrupt, ModelError, ModelMissing, ModelUnknown, SettingsError
 from dure.known_models import KnownModel
 from dure.memory_plan import MIB, Load, Plan, Shape
@@ -29,7 +27,6 @@ app = typer.Typer(
     help="모델: 고르고, 받고, 줄이고, 확인하기. / Choose, fetch, trim and check models.", no_args_is_help=True
 )
 
-_BLOCK = 1 << 20
 _PARTS = {
     "weights": ("가중치", "weights"),
     "kv_cache": ("KV 캐시", "KV cache"),
@@ -218,8 +215,9 @@ def model_verify(
     if listed and size != listed.num_bytes:
         raise ModelCorrupt(f"{path} has {size:,} bytes instead of {listed.num_bytes:,}: {again}")
     described = gguf.read(path)
-    vocab = memory_plan.check_vocabulary(described)
-    sha256 = _sha256(path)
+    vocab = gguf.num_tokens(described)
+    with checking(size) as advance:
+        sha256 = catalog.sha256_of(path, advance)
     if listed and sha256 != listed.sha256:
         raise ModelCorrupt(f"{path} is damaged, its sha256 is not that of the catalogue: {again}")
     same = next((each.name for each in catalog.CATALOG.values() if each.sha256 == sha256), None)
@@ -280,11 +278,9 @@ def _subject(name: str, models_dir: Path) -> Subject:
     path = catalog.weights_path(models_dir, listed) if listed else Path(name)
     licence = listed.licence if listed else ""
     if listed and not path.is_file():
-        shape = known_models.CATALOGUE_SHAPES.get(name)
-        if shape is None:
+        if name not in known_models.CATALOGUE_SHAPES:
             raise ModelMissing(f"{name} is not on this machine: run `dure model fetch {name}`, then plan it")
-        weights = listed.num_bytes - known_models.HEADER_BYTES_PER_TOKEN * shape.vocab
-        return Subject(name, weights, shape, "known shape; the file is not here / 파일은 아직 없습니다", licence)
+        return _subject_by_shape(listed, "known shape; the file is not here / 파일은 아직 없습니다")
     weights, shape = memory_plan.of_gguf(_described(path))
     return Subject(name, weights, shape, str(path), licence)
 
@@ -432,10 +428,10 @@ def _candidates(models_dir: Path, load: Load, ram: int) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-(row["score"] or 0), -row["plan_rss_bytes"]))
 
 
-def _subject_by_shape(listed: CatalogModel) -> Subject:
+def _subject_by_shape(listed: CatalogModel, source: str = "catalogue") -> Subject:
     shape = known_models.CATALOGUE_SHAPES[listed.name]
     weights = listed.num_bytes - known_models.HEADER_BYTES_PER_TOKEN * shape.vocab
-    return Subject(listed.name, weights, shape, "catalogue", listed.licence)
+    return Subject(listed.name, weights, shape, source, listed.licence)
 
 
 def _candidate(subject: Subject, title: str, found: Plan, ram: int) -> dict[str, Any]:
@@ -494,21 +490,6 @@ def _mib(size: int) -> str:
 
 
 # Files and processes.
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with (
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-        path.open("rb") as file,
-    ):
-        task = progress.add_task("모델 확인 / Checking the model", total=path.stat().st_size)
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            progress.advance(task, len(block))
-    return digest.hexdigest()
 
 
 def _served(pid: int) -> str | None:

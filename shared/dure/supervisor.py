@@ -5,11 +5,13 @@ import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -51,7 +53,7 @@ class WorkerChild(Child):
     worker_name: str = ""
     open_store: Callable[[], JobStore] | None = None
 
-    def start(self) -> None:
+    def _launch(self, log_file: "IO[bytes] | None") -> "subprocess.Popen[bytes]":
         self._cause: LossCause | None = None
         self._beat = Beat(is_ready=False)
         self._beat_at = time.monotonic()
@@ -60,12 +62,9 @@ class WorkerChild(Child):
         self._pipe, ours = os.pipe()
         os.set_blocking(self._pipe, False)
         try:
-            with self._open_log() as log_file:
-                self.process = self._spawn(log_file, (ours,), DURE_WORKER_HEARTBEAT_FD=str(ours))
+            return self._spawn(log_file, (ours,), DURE_WORKER_HEARTBEAT_FD=str(ours))
         finally:
             os.close(ours)  # only the child's copy keeps the pipe open
-        self.started_at = time.monotonic()
-        self.restart_at = self.reload_until = None
 
     def watch(self) -> None:
         """Kill it when it is too large or no longer advances: a hung process does not hear SIGTERM."""

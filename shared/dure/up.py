@@ -23,6 +23,7 @@ from dure import embedded_redis, run_file, supervisor
 from dure.catalog import SCRIPTED
 from dure.children import Child, Children
 from dure.errors import DureError, ModelUnavailable, SettingsError
+from dure.ports import bind_error
 from dure.settings import Settings
 
 # Loading 1.1 GB of weights from a slow disk of an old PC takes minutes, once.
@@ -242,20 +243,10 @@ def _check_ports(options: UpOptions) -> None:
     taken = [
         f"{port} is in use: choose another with {option}"
         for option, (host, port) in wanted.items()
-        if _is_taken(host, port)
+        if bind_error(host, port) is not None
     ]
     if taken:
         raise SettingsError("port " + "; port ".join(taken))
-
-
-def _is_taken(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return True
-    return False
 
 
 def _short_hostname() -> str:

@@ -12,7 +12,6 @@ from dure.errors import ModelCorrupt, ModelError, SettingsError
 from dure.gguf import Gguf
 from dure.job import Message, Sampling
 from dure_worker.engines import Engine, GenerateRequest
-from dure_workshop.fetch import sha256_of
 from dure_workshop.trim.bpe import Bpe, as_bytes, as_token
 from dure_workshop.trim.choice import CONTROL, PAD_TO, Script, script_of
 from dure_workshop.trim.gguf_file import NotTrimmable, trim, vocabulary
@@ -74,7 +73,7 @@ def words(found: Gguf, segmenter: Segmenter, text: str) -> list[str]:
 def test_the_same_bytes_come_out_as_the_catalogue_names(trimmed: Gguf) -> None:
     """Else a fetched model could not be told from a damaged one."""
     assert trimmed.path.stat().st_size == MODEL.num_bytes
-    assert sha256_of(trimmed.path) == MODEL.sha256
+    assert catalog.sha256_of(trimmed.path) == MODEL.sha256
 
 
 def test_only_rows_of_the_vocabulary_are_gone(original: Gguf, trimmed: Gguf) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from dure.machine_memory import usable_cores
 from dure.settings import SectionSettings
 
 
@@ -72,13 +73,7 @@ class WorkerSettings(SectionSettings):
 
     @property
     def num_threads(self) -> int:
-        return self.threads or _num_cores()
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # knows taskset and containers; not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return self.threads or usable_cores().affinity
 
 
 def _safe(name: str) -> str:

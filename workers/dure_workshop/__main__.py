@@ -27,7 +27,6 @@ from dure_workshop.trim.gguf_file import trim, vocabulary
 from dure_workshop.trim.text import Segmenter, is_known
 
 LANGUAGES = ("english", "korean")
-_VOCABULARY = ("token_embd.weight", "output.weight")
 
 # Everyday, formal and technical Korean, to count tokens a character on.
 SAMPLE = """\
@@ -80,7 +79,7 @@ def trimmed(source_path: Path, out: Path, languages: set[str], size: int, text_p
 
 
 def _report(source: Gguf, result: Gguf, choice: Choice) -> dict[str, Any]:
-    row_bytes = sum(source.tensors[name].row_bytes for name in _VOCABULARY if name in source.tensors)
+    row_bytes = sum(source.tensors[name].row_bytes for name in gguf.VOCABULARY if name in source.tensors)
     return {
         "source": str(source.path),
         "out": str(result.path),

@@ -104,7 +104,7 @@ def is_verified(path: Path, model: CatalogModel) -> bool:
         return False
     if _note(path).is_file() and _read_note(path) == _fingerprint(path, model):
         return True
-    if sha256_of(path) != model.sha256:
+    if catalog.sha256_of(path) != model.sha256:
         return False
     remember(path, model)
     return True
@@ -128,11 +128,6 @@ def _read_note(path: Path) -> object:
         return json.loads(_note(path).read_text("utf-8"))
     except ValueError:
         return None
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _join(blocks: Iterator[bytes], whole: Path, model: CatalogModel) -> Path:

@@ -9,7 +9,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from dure.catalog import CatalogModel
 from dure.doctor.check import Check, Remedy, bad, gb, gib, of_error, ok, warn
 from dure.errors import SettingsError
 from dure.machine_memory import Memory
+from dure.ports import bind_error
 
 _OLDEST_PYTHON = (3, 11)
 # The modules by which a role's packages are known.
@@ -142,7 +142,7 @@ def check_cpu(cpuinfo: str, machine: str, num_cores: int) -> Check:
 def check_port(option: str, host: str, port: int, own_ports: set[int], is_dure: Callable[[int], bool]) -> Check:
     """own_ports: on which this machine's `dure up` listens. is_dure(port): whether a part of dure answers there."""
     name = f"port {port}"
-    failure = _bind_error(host, port)
+    failure = bind_error(host, port)
     if failure is None:
         return ok(name, "free")
     if port in own_ports:
@@ -228,14 +228,3 @@ def _field(cpuinfo: str, name: str) -> str:
         if key.strip() == name:
             return value.strip()
     return ""
-
-
-def _bind_error(host: str, port: int) -> int | None:
-    """Why one cannot listen there, as an errno; None where one can."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return error.errno if error.errno and error.errno > 0 else errno.EADDRNOTAVAIL
-    return None

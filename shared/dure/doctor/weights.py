@@ -1,6 +1,5 @@
 """The model's file: that it is here, and that it is the one that the catalogue names."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,6 @@ from dure import catalog
 from dure.catalog import CatalogModel
 from dure.doctor.check import Check, Remedy, bad, gb, ok, warn
 
-_BLOCK = 1 << 20
 Advance = Callable[[int], None]
 
 
@@ -55,15 +53,6 @@ def _fault(path: Path, model: CatalogModel, advance: Advance | None) -> str:
     size = path.stat().st_size
     if size != model.num_bytes:
         return f"it has {size:,} bytes instead of {model.num_bytes:,}"
-    if advance and _sha256(path, advance) != model.sha256:
+    if advance and catalog.sha256_of(path, advance) != model.sha256:
         return "its sha256 is not that of the catalogue"
     return ""
-
-
-def _sha256(path: Path, advance: Advance) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            advance(len(block))
-    return digest.hexdigest()

@@ -13,11 +13,10 @@ from dure import gguf
 from dure.errors import ModelCorrupt, ModelError
 from dure.gguf import Gguf, Tensor, Value, ValueType
 from dure_workshop.trim.bpe import Bpe
-from dure_workshop.trim.choice import UNUSED, Choice, choose
+from dure_workshop.trim.choice import Choice, choose
 from dure_workshop.trim.text import Segmenter, is_known
 
 _TOKENS, _KINDS, _SCORES, _MERGES = (f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "scores", "merges"))
-_VOCABULARY = ("token_embd.weight", "output.weight")
 
 Progress = Callable[[int, int], None]
 
@@ -31,14 +30,10 @@ def vocabulary(source: Gguf) -> tuple[Bpe, list[int]]:
     if source.get("tokenizer.ggml.model") != "gpt2":
         kind = source.get("tokenizer.ggml.model", "none")
         raise NotTrimmable(f"{source.path.name} has a vocabulary of kind {kind}; byte-level BPE (gpt2) can be trimmed")
-    tokens, kinds = source.get(_TOKENS, []), source.get(_KINDS, [])
-    for name in _VOCABULARY:
-        tensor = source.tensors.get(name)
-        if tensor is not None and tensor.num_rows != len(tokens):
-            raise ModelCorrupt(f"{name} has {tensor.num_rows} rows for {len(tokens)} tokens: take an intact file")
-    if len(kinds) != len(tokens) or _VOCABULARY[0] not in source.tensors:
-        raise ModelCorrupt(f"{source.path.name} lacks token types or embeddings: take an intact file")
-    return Bpe(tokens, source.get(_MERGES, [])), kinds
+    kinds = source.get(_KINDS, [])
+    if len(kinds) != gguf.num_tokens(source):
+        raise ModelCorrupt(f"{source.path.name} lacks token types: take an intact file")
+    return Bpe(source.get(_TOKENS), source.get(_MERGES, [])), kinds
 
 
 def trim(
@@ -120,18 +115,13 @@ def _new_id(key: str, old: int, new_ids: dict[int, int]) -> int:
 
 
 def _trimmed(tensor: Tensor, choice: Choice) -> Tensor:
-    if tensor.name not in _VOCABULARY:
+    if tensor.name not in gguf.VOCABULARY:
         return tensor
     return replace(tensor, shape=(tensor.shape[0], len(choice.kept)))
 
 
 def _weights(source: Gguf, tensors: list[Tensor], choice: Choice, alignment: int) -> Iterator[Any]:
     for tensor in tensors:
-        wanted = choice.kept if tensor.name in _VOCABULARY else None
+        wanted = choice.kept if tensor.name in gguf.VOCABULARY else None
         yield from gguf.rows(source, source.tensors[tensor.name], wanted)
         yield gguf.padding(tensor.num_bytes, alignment)
-
-
-def num_tokens(kinds: list[int]) -> int:
-    """Rows that stand for a token; the others only pad."""
-    return sum(kind != UNUSED for kind in kinds)
