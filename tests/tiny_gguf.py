@@ -1,11 +1,11 @@
-"""A GGUF file of some kilobytes with a small byte-level vocabulary, for tests that need a file and no model."""
+"""GGUF files of some kilobytes with small vocabularies, for tests that need a file and no model."""
 
 from pathlib import Path
 
 from dure import gguf
 from dure.gguf import Tensor, TensorType, Value, ValueType
 from dure_workshop.trim.bpe import TO_CHARACTER
-from dure_workshop.trim.choice import CONTROL, NORMAL, UNUSED
+from dure_workshop.trim.vocabulary import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED
 
 WORDS = ["he", "ll", "hell", "hello", " hello", "두", "레", "두레", "漢", "漢字", "か", "Ж", "123", "。"]
 NUM_UNUSED = 6
@@ -26,17 +26,57 @@ def vocabulary() -> tuple[list[str], list[str], list[int]]:
     return [*tokens, "<|end|>", "<|begin|>", *(f"[PAD{n}]" for n in range(NUM_UNUSED))], merges, kinds
 
 
+# Merges of a SentencePiece vocabulary, best first. "lo" before "hel" and "두레" only through "두레" of two characters.
+MERGED = ["ll", "he", "lo", "hell", "hello", "▁hello", "두레", "▁두레", "레박", "漢字", "ЖЖ", "12", "123", "..", "▁("]
+CHARACTERS = [*map(chr, range(0x21, 0x7F)), "▁", "두", "레", "박", "漢", "字", "Ж", "。"]
+
+
+def spm_vocabulary() -> tuple[list[str], list[float], list[int]]:
+    """Tokens, scores and types: roles, one unused, tokens found whole, bytes, merges, characters."""
+    roles = ["<pad>", "<eos>", "<bos>", "<unused7>", "<start_of_turn>"]
+    whole = ["\n", "\n\n", "  ", "<b>"]
+    tokens = [*roles, *whole, *(f"<0x{byte:02X}>" for byte in range(256)), *MERGED, *CHARACTERS]
+    num_merged = len(MERGED) + len(CHARACTERS)
+    types = [CONTROL] * len(roles) + [USER_DEFINED] * len(whole) + [BYTE] * 256 + [NORMAL] * num_merged
+    scores = [-1000.0] * (len(tokens) - num_merged) + [-float(rank) for rank in range(num_merged)]
+    return tokens, scores, types
+
+
 def write(path: Path) -> None:
     tokens, merges, kinds = vocabulary()
     values = {
-        "general.architecture": Value(ValueType.STRING, "qwen2"),
-        "qwen2.block_count": Value(ValueType.UINT32, 1),
         "tokenizer.ggml.model": Value(ValueType.STRING, "gpt2"),
         "tokenizer.ggml.pre": Value(ValueType.STRING, "qwen2"),
-        "tokenizer.ggml.tokens": Value(ValueType.ARRAY, tokens, ValueType.STRING),
         "tokenizer.ggml.merges": Value(ValueType.ARRAY, merges, ValueType.STRING),
-        "tokenizer.ggml.token_type": Value(ValueType.ARRAY, kinds, ValueType.INT32),
         "tokenizer.ggml.eos_token_id": Value(ValueType.UINT32, tokens.index("<|end|>")),
+    }
+    _write(path, tokens, kinds, values)
+
+
+def write_spm(path: Path, *, without: str = "", num_scores: int | None = None) -> None:
+    """without: a token that is missing. num_scores: of so many tokens only."""
+    rows = [row for row in zip(*spm_vocabulary(), strict=True) if row[0] != without]
+    tokens, scores, types = (list(column) for column in zip(*rows, strict=True))
+    values = {
+        "tokenizer.ggml.model": Value(ValueType.STRING, "llama"),
+        "tokenizer.ggml.scores": Value(ValueType.ARRAY, scores[:num_scores], ValueType.FLOAT32),
+        "tokenizer.ggml.add_space_prefix": Value(ValueType.BOOL, value=False),
+        "tokenizer.ggml.bos_token_id": Value(ValueType.UINT32, tokens.index("<bos>")),
+        "tokenizer.ggml.eos_token_id": Value(ValueType.UINT32, tokens.index("<eos>")),
+        "tokenizer.ggml.padding_token_id": Value(ValueType.UINT32, tokens.index("<pad>")),
+        "tokenizer.ggml.eot_token_id": Value(ValueType.UINT32, tokens.index("<start_of_turn>")),
+    }
+    _write(path, tokens, types, values)
+
+
+def _write(path: Path, tokens: list[str], kinds: list[int], vocabulary_values: dict[str, Value]) -> None:
+    """Embeddings only, as where the output is tied to them; each row tells its token's number."""
+    values = {
+        "general.architecture": Value(ValueType.STRING, "qwen2"),
+        "qwen2.block_count": Value(ValueType.UINT32, 1),
+        "tokenizer.ggml.tokens": Value(ValueType.ARRAY, tokens, ValueType.STRING),
+        "tokenizer.ggml.token_type": Value(ValueType.ARRAY, kinds, ValueType.INT32),
+        **vocabulary_values,
     }
     shape = (32, len(tokens))
     tensors = gguf.placed([Tensor("token_embd.weight", shape, TensorType.Q8_0, 0)], gguf.alignment_of(values))

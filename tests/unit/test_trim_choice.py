@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 import tiny_gguf
 from dure.errors import SettingsError
 from dure_workshop.trim.bpe import Bpe, as_bytes, as_token
-from dure_workshop.trim.choice import CONTROL, NORMAL, UNUSED, Script, choose, script_of
+from dure_workshop.trim.choice import Script, choose, script_of
 from dure_workshop.trim.text import Segmenter
+from dure_workshop.trim.vocabulary import BYTE, CONTROL, NORMAL, UNUSED
 
 
-def small() -> tuple[Bpe, list[int]]:
-    tokens, merges, kinds = tiny_gguf.vocabulary()
-    return Bpe(tokens, merges), kinds
+def small() -> Bpe:
+    return Bpe(*tiny_gguf.vocabulary())
 
 
 @cache
 def trimmed_small() -> tuple[Bpe, set[int], Bpe]:
-    bpe, kinds = small()
-    kept = choose(bpe, kinds, {"korean", "english"}, len(kinds)).kept
+    bpe = small()
+    kept = choose(bpe, {"korean", "english"}, len(bpe.tokens)).kept
     return bpe, set(kept), Bpe([bpe.tokens[number] for number in kept], bpe.merges_among(set(kept)))
 
 
@@ -40,19 +40,23 @@ def texts_of(bpe: Bpe, kept: list[int]) -> set[str]:
     ],
 )  # fmt: skip
 def test_scripts_are_told_apart(text: str, script: Script) -> None:
-    assert script_of(as_token(text.encode()), NORMAL) is script
+    assert script_of(text.encode(), NORMAL) is script
 
 
 def test_pieces_of_hangul_bytes_are_korean_and_pieces_of_han_are_not() -> None:
-    assert script_of(as_token("두".encode()[:2]), NORMAL) is Script.KOREAN
-    assert script_of(as_token("漢".encode()[:2]), NORMAL) is Script.OTHER
-    assert script_of("<|im_start|>", CONTROL) is Script.SPECIAL
-    assert script_of("[PAD1]", UNUSED) is Script.UNUSED
+    assert script_of("두".encode()[:2], NORMAL) is Script.KOREAN
+    assert script_of("漢".encode()[:2], NORMAL) is Script.OTHER
+
+
+def test_a_role_a_byte_and_an_unused_row_are_told_by_their_kind_not_by_their_text() -> None:
+    assert script_of(None, CONTROL) is Script.SPECIAL
+    assert script_of(b"a", BYTE) is Script.BYTE
+    assert script_of(None, UNUSED) is Script.UNUSED
 
 
 def test_korean_specials_and_bytes_stay_and_han_kana_and_unused_go() -> None:
-    bpe, kinds = small()
-    choice = choose(bpe, kinds, {"korean", "english"}, len(kinds))
+    bpe = small()
+    choice = choose(bpe, {"korean", "english"}, len(bpe.tokens))
     kept = texts_of(bpe, choice.kept)
     assert {"두레", "두", "레", "hello", " hello", "123", "。"} <= kept
     assert not {"漢", "漢字", "か", "Ж"} & kept
@@ -64,30 +68,30 @@ def test_korean_specials_and_bytes_stay_and_han_kana_and_unused_go() -> None:
 
 
 def test_the_kept_set_is_closed_under_merges() -> None:
-    bpe, kinds = small()
-    choice = choose(bpe, kinds, {"korean"}, len(kinds))
+    bpe = small()
+    choice = choose(bpe, {"korean"}, len(bpe.tokens))
     kept = set(choice.kept)
     assert bpe.closed(kept) == kept
     assert set(bpe.merges_among(kept)) <= set(bpe.merges)
 
 
 def test_what_the_users_text_needs_goes_before_rank_but_han_stays_out() -> None:
-    bpe, kinds = small()
+    bpe = small()
     russian, han = bpe.ids[as_token("Ж".encode())], bpe.ids[as_token("漢字".encode())]
-    choice = choose(bpe, kinds, {"korean"}, len(kinds), Counter({russian: 5, han: 9}))
+    choice = choose(bpe, {"korean"}, len(bpe.tokens), Counter({russian: 5, han: 9}))
     assert russian in choice.kept
     assert han not in choice.kept
 
 
 def test_a_size_that_cannot_hold_the_language_is_refused_with_one_that_can() -> None:
-    bpe, kinds = small()
+    bpe = small()
     with pytest.raises(SettingsError, match="choose --size 320"):
-        choose(bpe, kinds, {"korean"}, 64)
+        choose(bpe, {"korean"}, 64)
 
 
 def test_a_size_beyond_the_vocabulary_keeps_all_that_is_wanted() -> None:
-    bpe, kinds = small()
-    assert len(choose(bpe, kinds, {"english", "korean"}, 10**6).kept) <= len(kinds)
+    bpe = small()
+    assert len(choose(bpe, {"english", "korean"}, 10**6).kept) <= len(bpe.tokens)
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)

@@ -16,15 +16,13 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dure import catalog, gguf
+from dure import catalog
 from dure.errors import DureError, ModelError, SettingsError
-from dure.gguf import Gguf
 from dure.settings import Settings
 from dure_workshop.fetch import Fetcher
-from dure_workshop.trim.bpe import Bpe
 from dure_workshop.trim.choice import Choice
-from dure_workshop.trim.gguf_file import trim, vocabulary
-from dure_workshop.trim.text import Segmenter, is_known
+from dure_workshop.trim.gguf_file import GgufModel
+from dure_workshop.trim.text import Encoder, count
 
 LANGUAGES = ("english", "korean")
 
@@ -59,39 +57,39 @@ def main(arguments: list[str]) -> None:
 
 
 def trimmed(source_path: Path, out: Path, languages: set[str], size: int, text_paths: list[Path]) -> dict[str, Any]:
-    """Trim one file into another and report what was cut. Raises DureError; then `out` is not there."""
+    """Trim one model into another and report what was cut. Raises DureError; then `out` is not there."""
     texts = {str(path): _read_text(path) for path in text_paths}
     with _alone(out):
         if out.exists():
             raise ModelError(f"{out} is there already: choose another --out, or delete it first")
-        source = _described(source_path)
-        bpe, _ = vocabulary(source)
-        before = _segmenter(source, bpe)
-        if texts and before is None:
-            pre = source.get("tokenizer.ggml.pre", "none")
-            raise SettingsError(f"texts of a {pre} vocabulary cannot be counted here: leave --text out")
-        counts = before.count(texts.values()) if texts and before else None
+        source = _read_model(source_path)
+        if texts and source.segmenter is None:
+            raise SettingsError(f"texts of a {source.pre} vocabulary cannot be counted here: leave --text out")
+        counts = count(source.segmenter, texts.values()) if texts and source.segmenter else None
         with _progress() as on_progress:
-            choice = trim(source, out, languages, size, counts, on_progress)
-    result = gguf.read(out)
-    after = _segmenter(result, vocabulary(result)[0])
-    return _report(source, result, choice) | {"fertility": _fertility(before, after, {"sample": SAMPLE, **texts})}
+            choice = source.trim(out, languages, size, counts, on_progress)
+    result = _read_model(out)
+    fertility = _fertility(source.segmenter, result.segmenter, {"sample": SAMPLE, **texts})
+    return _report(source, result, choice) | {"fertility": fertility}
 
 
-def _report(source: Gguf, result: Gguf, choice: Choice) -> dict[str, Any]:
-    row_bytes = sum(source.tensors[name].row_bytes for name in gguf.VOCABULARY if name in source.tensors)
+def _read_model(path: Path) -> GgufModel:
+    return GgufModel.read(path)
+
+
+def _report(source: GgufModel, result: GgufModel, choice: Choice) -> dict[str, Any]:
     return {
         "source": str(source.path),
         "out": str(result.path),
-        "bytes_before": source.path.stat().st_size,
-        "bytes_after": result.path.stat().st_size,
+        "bytes_before": source.num_bytes,
+        "bytes_after": result.num_bytes,
         "vocab_before": choice.before.total(),
         "vocab_after": len(choice.kept),
         "scripts": [
-            {"script": str(script), **_row(choice.before[script], choice.after[script], row_bytes)}
+            {"script": str(script), **_row(choice.before[script], choice.after[script], source.row_bytes)}
             for script, _ in choice.before.most_common()
         ],
-        "all": _row(choice.before.total(), choice.after.total(), row_bytes),
+        "all": _row(choice.before.total(), choice.after.total(), source.row_bytes),
     }
 
 
@@ -104,9 +102,7 @@ def _row(before: int, after: int, row_bytes: int) -> dict[str, int]:
     }
 
 
-def _fertility(
-    before: Segmenter | None, after: Segmenter | None, texts: dict[str, str]
-) -> dict[str, tuple[float, float]]:
+def _fertility(before: Encoder | None, after: Encoder | None, texts: dict[str, str]) -> dict[str, tuple[float, float]]:
     """Tokens per Korean character by text, before and after; without texts that hold no Korean."""
     if before is None or after is None:
         return {}
@@ -119,11 +115,6 @@ def _fertility(
                 round(len(after.encode(text)) / num_korean, 4),
             )
     return found
-
-
-def _segmenter(source: Gguf, bpe: Bpe) -> Segmenter | None:
-    pre = source.get("tokenizer.ggml.pre", "")
-    return Segmenter(bpe, pre) if is_known(pre) else None
 
 
 def _languages(text: str) -> set[str]:
@@ -145,13 +136,6 @@ def _read_text(path: Path) -> str:
         raise SettingsError(f"--text {path} cannot be read ({error.strerror}): name a text file") from None
     except UnicodeDecodeError:
         raise SettingsError(f"--text {path} is no UTF-8: convert it first, for example with iconv") from None
-
-
-def _described(path: Path) -> Gguf:
-    try:
-        return gguf.read(path)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}): name a .gguf file") from None
 
 
 @contextlib.contextmanager

@@ -3,8 +3,11 @@
 Source: Sennrich et al. 2016 (BPE); GPT-2's encoder for the disguise of bytes as printable characters.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+
+from dure.errors import ModelCorrupt
+from dure_workshop.trim.vocabulary import BYTE, NORMAL, kind_of
 
 
 def _disguise() -> dict[int, str]:
@@ -32,10 +35,22 @@ def as_bytes(token: str) -> bytes | None:
 
 @dataclass(frozen=True)
 class Bpe:
-    """A vocabulary in order of ids, and its merges in order of rank, each "left right"."""
+    """A vocabulary in order of ids, its merges in order of rank, each "left right", and GGUF's types of its tokens."""
 
     tokens: list[str]
     merges: list[str]
+    types: list[int] = field(default_factory=list)
+
+    @cached_property
+    def kinds(self) -> list[int]:
+        is_byte = [kind == NORMAL and token in TO_BYTE for token, kind in zip(self.tokens, self.types, strict=True)]
+        return [
+            BYTE if byte else kind_of(token, kind)
+            for token, kind, byte in zip(self.tokens, self.types, is_byte, strict=True)
+        ]
+
+    def meaning(self, number: int) -> bytes | None:
+        return as_bytes(self.tokens[number]) if self.kinds[number] in {NORMAL, BYTE} else None
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -52,6 +67,9 @@ class Bpe:
         for left, right in self.ranks:
             found.setdefault(left + right, (left, right))
         return found
+
+    def spell(self, text: str) -> list[int]:
+        return [self.ids[token] for token in self.encode(text.encode("utf-8"))]
 
     def encode(self, piece: bytes) -> list[str]:
         """Merge one pre-token's bytes. Splitting text into pre-tokens is the tokenizer's affair."""
@@ -88,3 +106,10 @@ class Bpe:
             for left, right in self.ranks
             if left in names and right in names and left + right in names
         ]
+
+    def check(self, name: str) -> None:
+        """Raises ModelCorrupt where a merge is none, or names or makes a token that is not there."""
+        for merge in self.merges:
+            parts = merge.split(" ")
+            if len(parts) != 2 or not {*parts, "".join(parts)} <= self.ids.keys():  # noqa: PLR2004 - left and right
+                raise ModelCorrupt(f"{name}: the merge {merge!r} is of tokens that it lacks: take an intact model")

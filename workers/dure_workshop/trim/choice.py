@@ -2,15 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from dure.errors import SettingsError
-from dure_workshop.trim.bpe import Bpe, as_bytes
+from dure_workshop.trim.vocabulary import BYTE, UNUSED, Vocabulary
 
-# Token types of GGUF (tokenizer.ggml.token_type).
-NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
 PAD_TO = 64  # rows; kernels work in blocks of so many
 
 _HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e\ua960-\ua97f\ud7b0-\ud7ff]")
@@ -20,7 +18,7 @@ _HAN_KANA = re.compile(
     r"\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff]"
 )
 # A word of prose: in small letters or with a capital first. Inner capitals and signs are code's.
-_WORD = re.compile(r"Ġ?[A-Z]?[a-z]+")
+_WORD = re.compile(rb" ?[A-Z]?[a-z]+")
 # How many ranks later such tokens come: models that were trained on code rank its words above everyday ones.
 _CODE_WEIGHT = 2
 _LATIN = re.compile(r"[A-Za-z]")
@@ -39,6 +37,8 @@ _MARK_LETTERS = [
     chr(code) for code in range(0xA0, 0xFFFF) if _MARKS.match(chr(code)) and not _HAN_KANA.match(chr(code))
 ]
 _SHORT_MARK = 2  # characters
+# Bytes where tokens are merged from bytes; where they are merged from characters, tokens of their own.
+_ASCII = [chr(code) for code in range(0x20, 0x7F)]
 
 
 class Script(StrEnum):
@@ -54,19 +54,23 @@ class Script(StrEnum):
     UNUSED = "unused"  # rows without a token
 
 
-def script_of(token: str, kind: int) -> Script:
+def script_of(meaning: bytes | None, kind: int) -> Script:
+    """By the bytes of text that a token stands for and its kind in the vocabulary."""
     if kind == UNUSED:
         return Script.UNUSED
-    raw = as_bytes(token)
-    if kind != NORMAL or raw is None:
-        return Script.SPECIAL
-    if len(raw) == 1:
+    if kind == BYTE:
         return Script.BYTE
+    if meaning is None:
+        return Script.SPECIAL
     try:
-        text = raw.decode("utf-8")
+        text = meaning.decode("utf-8")
     except UnicodeDecodeError:
-        return Script.KOREAN if _HANGUL_LEAD.search(raw) and _HANGUL_PIECE.fullmatch(raw) else Script.OTHER
+        return Script.KOREAN if _is_piece_of_hangul(meaning) else Script.OTHER
     return _script_of_text(text)
+
+
+def _is_piece_of_hangul(raw: bytes) -> bool:
+    return bool(_HANGUL_LEAD.search(raw) and _HANGUL_PIECE.fullmatch(raw))
 
 
 def _script_of_text(text: str) -> Script:
@@ -89,8 +93,7 @@ class Choice:
 
 
 def choose(
-    bpe: Bpe,
-    kinds: list[int],
+    vocabulary: Vocabulary,
     languages: set[str],
     size: int,
     counts: Counter[int] | None = None,
@@ -104,22 +107,16 @@ def choose(
     needed      ids that stay whatever their script: those of the chat template
     Raises SettingsError when the languages alone need more than `size`.
     """
-    scripts = [script_of(token, kind) for token, kind in zip(bpe.tokens, kinds, strict=True)]
-    must = {number for number, script in enumerate(scripts) if script in {Script.SPECIAL, Script.BYTE}}
-    must.update(needed)
-    if "korean" in languages:
-        must |= {number for number, script in enumerate(scripts) if script is Script.KOREAN}
-        must |= {number for number, script in enumerate(scripts) if _is_short_mark(bpe.tokens[number], script)}
-        must |= {bpe.ids[token] for token in _spelt(bpe, [*_SYLLABLES, *_MARK_LETTERS])}
-    kept = bpe.closed(must)
+    scripts = [script_of(vocabulary.meaning(number), kind) for number, kind in enumerate(vocabulary.kinds)]
+    kept = vocabulary.closed(_must(vocabulary, scripts, languages).union(needed))
     num_used = sum(script is not Script.UNUSED for script in scripts)
     limit = num_used if size >= num_used else size // PAD_TO * PAD_TO
     if len(kept) > limit:
         raise SettingsError(
             f"{', '.join(sorted(languages))} alone need {len(kept)} tokens: choose --size {_padded(len(kept))}"
         )
-    for number in _by_use(bpe, scripts, languages, counts or Counter()):
-        new = bpe.closed({number}) - kept
+    for number in _by_use(vocabulary, scripts, languages, counts or Counter()):
+        new = vocabulary.closed({number}) - kept
         if len(kept) + len(new) <= limit:
             kept |= new
         if len(kept) == limit:
@@ -127,27 +124,37 @@ def choose(
     return Choice(sorted(kept), Counter(scripts), Counter(scripts[number] for number in kept))
 
 
-def _spelt(bpe: Bpe, letters: Iterable[str]) -> set[str]:
-    """Tokens by which each of these is spelt, alone and behind a space."""
-    return {token for letter in letters for text in (letter, f" {letter}") for token in bpe.encode(text.encode())}
+def _must(vocabulary: Vocabulary, scripts: list[Script], languages: set[str]) -> set[int]:
+    """What cannot be left out, before its parts are added."""
+    must = {number for number, script in enumerate(scripts) if script in {Script.SPECIAL, Script.BYTE}}
+    must.update(number for letter in _ASCII for number in vocabulary.spell(letter))
+    if "korean" in languages:
+        must |= {number for number, script in enumerate(scripts) if script is Script.KOREAN}
+        must |= {number for number, script in enumerate(scripts) if _is_short_mark(vocabulary.meaning(number), script)}
+        for letter in (*_SYLLABLES, *_MARK_LETTERS):
+            must.update(*map(vocabulary.spell, (letter, f" {letter}")))
+    return must
 
 
-def _is_short_mark(token: str, script: Script) -> bool:
+def _is_short_mark(meaning: bytes | None, script: Script) -> bool:
     """Quotes with full stops, brackets with commas: Korean text joins them as freely as any other."""
-    raw = as_bytes(token)
-    return script is Script.MARK and raw is not None and len(raw.decode().strip()) <= _SHORT_MARK
+    return script is Script.MARK and meaning is not None and len(meaning.decode().strip()) <= _SHORT_MARK
 
 
-def _by_use(bpe: Bpe, scripts: list[Script], languages: set[str], counts: Counter[int]) -> Iterator[int]:
+def _by_use(vocabulary: Vocabulary, scripts: list[Script], languages: set[str], counts: Counter[int]) -> Iterator[int]:
     """First what the text uses, most frequent first, then marks and wanted Latin tokens by rank."""
     wanted = {Script.MARK} | ({Script.ENGLISH} if "english" in languages else set())
     banned = {Script.UNUSED, Script.HAN_KANA}
     by_count = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     yield from (number for number, _ in by_count if scripts[number] not in banned)
-    latin = (number for number, script in enumerate(scripts) if script in wanted)
+    latin = [number for number, script in enumerate(scripts) if script in wanted]
     yield from sorted(
-        latin, key=lambda number: number if _WORD.fullmatch(bpe.tokens[number]) else number * _CODE_WEIGHT
+        latin, key=lambda number: number if _is_word(vocabulary.meaning(number)) else number * _CODE_WEIGHT
     )
+
+
+def _is_word(meaning: bytes | None) -> bool:
+    return meaning is not None and _WORD.fullmatch(meaning) is not None
 
 
 def _padded(size: int) -> int:

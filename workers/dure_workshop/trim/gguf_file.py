@@ -1,11 +1,10 @@
 """Trimming a GGUF file: rows of quantized weights are copied, nothing is computed."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from importlib.resources import files
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,78 @@ from dure.errors import ModelCorrupt, ModelError
 from dure.gguf import Gguf, Tensor, Value, ValueType
 from dure_workshop.trim.bpe import Bpe
 from dure_workshop.trim.choice import Choice, choose
-from dure_workshop.trim.text import Segmenter, is_known
+from dure_workshop.trim.spm import Spm
+from dure_workshop.trim.text import Encoder, segmenter_of
+from dure_workshop.trim.vocabulary import NotTrimmable, Vocabulary, check_bytes
+from dure_workshop.trim.words import words_needed
 
 _TOKENS, _KINDS, _SCORES, _MERGES = (f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "scores", "merges"))
 
 Progress = Callable[[int, int], None]
 
 
-class NotTrimmable(ModelError):
-    """The file's vocabulary is of a kind that cannot be cut here."""
+@dataclass(frozen=True)
+class GgufModel:
+    """A file with its vocabulary, ready to be trimmed. Raises NotTrimmable, ModelCorrupt when it is made."""
+
+    source: Gguf
+
+    @classmethod
+    def read(cls, path: Path) -> "GgufModel":
+        try:
+            return cls(gguf.read(path))
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read ({error.strerror}): name a .gguf file") from None
+
+    @property
+    def path(self) -> Path:
+        return self.source.path
+
+    @property
+    def num_bytes(self) -> int:
+        return self.path.stat().st_size
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a token's row, in the output too where it has its own."""
+        return sum(self.source.tensors[name].row_bytes for name in gguf.VOCABULARY if name in self.source.tensors)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return vocabulary(self.source)
+
+    @property
+    def pre(self) -> str:
+        return str(self.source.get("tokenizer.ggml.pre", "none"))
+
+    @cached_property
+    def segmenter(self) -> Encoder | None:
+        return segmenter_of(self.vocabulary, self.pre)
+
+    def trim(
+        self, target: Path, languages: set[str], size: int, counts: Counter[int] | None, on_progress: Progress
+    ) -> Choice:
+        return trim(self.source, target, languages, size, counts, on_progress)
 
 
-def vocabulary(source: Gguf) -> tuple[Bpe, list[int]]:
-    """The vocabulary and the kind of each token. Raises NotTrimmable, ModelCorrupt."""
-    if source.get("tokenizer.ggml.model") != "gpt2":
-        kind = source.get("tokenizer.ggml.model", "none")
-        raise NotTrimmable(f"{source.path.name} has a vocabulary of kind {kind}; byte-level BPE (gpt2) can be trimmed")
-    kinds = source.get(_KINDS, [])
-    if len(kinds) != gguf.num_tokens(source):
-        raise ModelCorrupt(f"{source.path.name} lacks token types: take an intact file")
-    return Bpe(source.get(_TOKENS), source.get(_MERGES, [])), kinds
+def vocabulary(source: Gguf) -> Bpe | Spm:
+    """The file's vocabulary, checked. Raises NotTrimmable, ModelCorrupt."""
+    name, kind = source.path.name, source.get("tokenizer.ggml.model", "none")
+    if kind not in {"gpt2", "llama"}:
+        raise NotTrimmable(
+            f"{name} has a vocabulary of kind {kind}: byte-level BPE (gpt2) and SentencePiece (llama) can be trimmed"
+        )
+    lists = [source.get(key, []) for key in (_TOKENS, _KINDS, *([_SCORES] if kind == "llama" else []))]
+    if any(len(values) != gguf.num_tokens(source) for values in lists):
+        raise ModelCorrupt(f"{name} lacks types or scores of its tokens: take an intact file")
+    found: Bpe | Spm
+    if kind == "llama":
+        found = Spm(lists[0], lists[2], lists[1], bool(source.get("tokenizer.ggml.add_space_prefix", True)))
+    else:
+        found = Bpe(lists[0], source.get(_MERGES, []), lists[1])
+        found.check(name)
+    check_bytes(found, name)
+    return found
 
 
 def trim(
@@ -45,9 +96,9 @@ def trim(
     on_progress: Progress = lambda done, total: None,
 ) -> Choice:
     """Write the trimmed file beside `target`, then put it there in one step. on_progress(bytes written, of all)."""
-    bpe, kinds = vocabulary(source)
-    choice = choose(bpe, kinds, languages, size, counts, _needed_ids(source, bpe, languages))
-    values = _trimmed_values(source, bpe, choice)
+    found = vocabulary(source)
+    choice = choose(found, languages, size, counts, _needed_ids(source, found, languages))
+    values = _trimmed_values(source, found, choice)
     tensors = gguf.placed([_trimmed(tensor, choice) for tensor in source.tensors.values()], gguf.alignment_of(values))
     total = sum(tensor.num_bytes for tensor in tensors)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
@@ -69,49 +120,36 @@ def trim(
     return choice
 
 
-def _needed_ids(source: Gguf, bpe: Bpe, languages: set[str]) -> set[int]:
-    """Tokens of the chat template's own words, which each prompt has, and of Latin words common in Korean text."""
-    pre = source.get("tokenizer.ggml.pre", "")
-    if not is_known(pre):
-        return set()
-    # Literal words lie in quotes between code; what stands at the edge of a quote is segmented as if alone.
-    template = source.get("tokenizer.chat_template", "").splitlines()
-    words = {word for line in template for word in re.split(r"[{}%'\"]|\\n", line)}
-    words |= {word.strip() for word in words}
-    if "korean" in languages:
-        latin = latin_in_korean()
-        words |= {form for word in latin for form in (word, f" {word}", word.lower(), f" {word.lower()}", f".{word}")}
-    segmenter = Segmenter(bpe, pre)
-    return {number for word in words for number in segmenter.encode(word)}
+def _needed_ids(source: Gguf, found: Bpe | Spm, languages: set[str]) -> set[int]:
+    """Tokens that the file itself names, and those of words that every prompt or much of Korean text has."""
+    named = {value.value for key, value in source.values.items() if _is_id(key, value)}
+    if not named <= set(range(len(found.tokens))):
+        raise ModelCorrupt(f"{source.path.name} names a token beyond its {len(found.tokens)}: take an intact file")
+    segmenter = segmenter_of(found, source.get("tokenizer.ggml.pre", ""))
+    words = words_needed(source.get("tokenizer.chat_template", ""), languages)
+    return named if segmenter is None else named.union(*map(segmenter.encode, words))
 
 
-def latin_in_korean() -> list[str]:
-    lines = (files("dure_workshop") / "trim" / "latin_in_korean.txt").read_text("utf-8").splitlines()
-    return [word for line in lines if not line.startswith("#") for word in line.split()]
+def _is_id(key: str, value: Value) -> bool:
+    return key.endswith("token_id") and value.type is not ValueType.ARRAY
 
 
-def _trimmed_values(source: Gguf, bpe: Bpe, choice: Choice) -> dict[str, Value]:
+def _trimmed_values(source: Gguf, found: Bpe | Spm, choice: Choice) -> dict[str, Value]:
     new_ids = {old: new for new, old in enumerate(choice.kept)}
     values = dict(source.values)
     for key, value in source.values.items():
         if key in {_TOKENS, _KINDS, _SCORES}:
             values[key] = replace(value, value=[value.value[old] for old in choice.kept])
-        elif key == _MERGES:
-            values[key] = replace(value, value=bpe.merges_among(set(choice.kept)))
-        elif key.endswith("token_id") and value.type is not ValueType.ARRAY:
-            values[key] = replace(value, value=_new_id(key, value.value, new_ids))
+        elif key == _MERGES and isinstance(found, Bpe):
+            values[key] = replace(value, value=found.merges_among(set(choice.kept)))
+        elif _is_id(key, value):
+            values[key] = replace(value, value=new_ids[value.value])
         elif key.endswith(("token_ids", "_tokens")) and value.type is ValueType.ARRAY:
             values[key] = replace(value, value=[new_ids[old] for old in value.value if old in new_ids])
     size_key = f"{source.architecture}.vocab_size"
     if size_key in values:
         values[size_key] = replace(values[size_key], value=len(choice.kept))
     return values
-
-
-def _new_id(key: str, old: int, new_ids: dict[int, int]) -> int:
-    if old not in new_ids:
-        raise NotTrimmable(f"{key} names token {old}, which is no special token and was cut")
-    return new_ids[old]
 
 
 def _trimmed(tensor: Tensor, choice: Choice) -> Tensor:

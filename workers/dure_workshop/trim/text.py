@@ -1,12 +1,15 @@
-"""Text into token ids by a byte-level BPE: pre-tokens by the model's own pattern, then merges."""
+"""Text into token ids as a model's own tokenizer does: by its pattern into pre-tokens where it has one, then merges."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import Protocol
 
 import regex
 
 from dure_workshop.trim.bpe import Bpe
+from dure_workshop.trim.spm import Spm
+from dure_workshop.trim.vocabulary import Vocabulary
 
 # By `tokenizer.ggml.pre`. Source: the tokenizer.json of each family, as llama.cpp's llama-vocab.cpp names them.
 _LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -19,15 +22,28 @@ _PATTERNS = {
 }
 
 
-def is_known(pre: str) -> bool:
-    return pre in _PATTERNS
+class Encoder(Protocol):
+    def encode(self, text: str) -> list[int]: ...
+
+
+def segmenter_of(vocabulary: Vocabulary, pre: str) -> Encoder | None:
+    """None where the pattern is not known. SentencePiece has none and needs none."""
+    if isinstance(vocabulary, Spm):
+        return vocabulary
+    return Segmenter(vocabulary, pre) if isinstance(vocabulary, Bpe) and pre in _PATTERNS else None
+
+
+def name_of(pattern: str) -> str | None:
+    """By which name a pattern is known here."""
+    return next((name for name, known in _PATTERNS.items() if known == pattern), None)
+
+
+def count(encoder: Encoder, texts: Iterable[str]) -> Counter[int]:
+    return Counter(number for text in texts for number in encoder.encode(text))
 
 
 class Segmenter:
-    """encode(text) gives ids as the model's own tokenizer does. Control tokens in the text are text like any other.
-
-    Raises KeyError for a pattern that is not known; ask `is_known` first.
-    """
+    """encode(text) gives ids as the model's own tokenizer does. Control tokens in the text are text like any other."""
 
     def __init__(self, bpe: Bpe, pre: str) -> None:
         self._bpe = bpe
@@ -37,12 +53,5 @@ class Segmenter:
     def encode(self, text: str) -> list[int]:
         return [number for piece in self._pattern.findall(text) for number in self._pieces(piece)]
 
-    def count(self, texts: Iterable[str]) -> Counter[int]:
-        return Counter(number for text in texts for number in self._each(text))
-
-    def _each(self, text: str) -> Iterator[int]:
-        for piece in self._pattern.findall(text):
-            yield from self._pieces(piece)
-
     def _piece(self, piece: str) -> tuple[int, ...]:
-        return tuple(self._bpe.ids[token] for token in self._bpe.encode(piece.encode("utf-8")))
+        return tuple(self._bpe.spell(piece))
