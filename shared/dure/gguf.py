@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import IO, Any
 
+from dure import file_rows
 from dure.errors import ModelCorrupt
 
 _MAGIC = b"GGUF"
@@ -234,36 +235,12 @@ class _Reader:
         return Tensor(name, shape, kind, self._scalar("Q"))
 
 
-def rows(source: Gguf, tensor: Tensor, wanted: list[int] | None = None) -> Iterator[memoryview | bytes]:
+def rows(source: Gguf, tensor: Tensor, wanted: list[int] | None = None) -> Iterator[bytes]:
     """Yield the bytes of a tensor, or of the wanted rows in that order, in pieces of some MB."""
-    start, size = source.data_start + tensor.offset, tensor.row_bytes
-    with source.path.open("rb") as file:
-        if wanted is None:
-            file.seek(start)
-            left = tensor.num_bytes
-            while left:
-                piece = file.read(min(left, 1 << 22))
-                left -= len(piece)
-                yield piece
-            return
-        for first, count in _runs(wanted):
-            file.seek(start + first * size)
-            yield file.read(count * size)
-
-
-def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    """Neighbours together: (first, count)."""
-    first = last = None
-    for number in numbers:
-        if first is None or last is None:
-            first = last = number
-        elif number == last + 1:
-            last = number
-        else:
-            yield first, last - first + 1
-            first = last = number
-    if first is not None and last is not None:
-        yield first, last - first + 1
+    start = source.data_start + tensor.offset
+    if wanted is None:
+        return file_rows.block(source.path, start, tensor.num_bytes)
+    return file_rows.rows(source.path, start, tensor.row_bytes, wanted)
 
 
 def head(values: dict[str, Value], tensors: list[Tensor]) -> bytes:

@@ -20,6 +20,8 @@ from dure import catalog
 from dure.errors import DureError, ModelError, SettingsError
 from dure.settings import Settings
 from dure_workshop.fetch import Fetcher
+from dure_workshop.trim import checkpoint, gguf_file
+from dure_workshop.trim.checkpoint_files import Checkpoint
 from dure_workshop.trim.choice import Choice
 from dure_workshop.trim.gguf_file import GgufModel
 from dure_workshop.trim.text import Encoder, count
@@ -67,17 +69,25 @@ def trimmed(source_path: Path, out: Path, languages: set[str], size: int, text_p
             raise SettingsError(f"texts of a {source.pre} vocabulary cannot be counted here: leave --text out")
         counts = count(source.segmenter, texts.values()) if texts and source.segmenter else None
         with _progress() as on_progress:
-            choice = source.trim(out, languages, size, counts, on_progress)
+            choice = _trim(source, out, languages, size, counts, on_progress)
     result = _read_model(out)
     fertility = _fertility(source.segmenter, result.segmenter, {"sample": SAMPLE, **texts})
     return _report(source, result, choice) | {"fertility": fertility}
 
 
-def _read_model(path: Path) -> GgufModel:
-    return GgufModel.read(path)
+def _read_model(path: Path) -> GgufModel | Checkpoint:
+    return Checkpoint.read(path) if path.is_dir() else GgufModel.read(path)
 
 
-def _report(source: GgufModel, result: GgufModel, choice: Choice) -> dict[str, Any]:
+def _trim(source: GgufModel | Checkpoint, *arguments: Any) -> Choice:
+    return (
+        checkpoint.trim(source, *arguments)
+        if isinstance(source, Checkpoint)
+        else gguf_file.trim(source.source, *arguments)
+    )
+
+
+def _report(source: GgufModel | Checkpoint, result: GgufModel | Checkpoint, choice: Choice) -> dict[str, Any]:
     return {
         "source": str(source.path),
         "out": str(result.path),

@@ -61,11 +61,6 @@ class GgufModel:
     def segmenter(self) -> Encoder | None:
         return segmenter_of(self.vocabulary, self.pre)
 
-    def trim(
-        self, target: Path, languages: set[str], size: int, counts: Counter[int] | None, on_progress: Progress
-    ) -> Choice:
-        return trim(self.source, target, languages, size, counts, on_progress)
-
 
 def vocabulary(source: Gguf) -> Bpe | Spm:
     """The file's vocabulary, checked. Raises NotTrimmable, ModelCorrupt."""
