@@ -35,6 +35,7 @@ class KnownModel:
     is_checked: bool
     score: Score | None = None
     note: str = ""
+    is_base: bool = False  # continues text and cannot chat
 
 
 _EXAONE = "https://github.com/LG-AI-EXAONE/EXAONE-4.0 (non-reasoning mode)"
@@ -139,6 +140,7 @@ _MODELS = (
         licence="Apache-2.0",
         shape=Shape(24, 2048, 16, 16, 128, 8192, 30_080, is_tied=False, is_gated=False),
         is_checked=True,
+        is_base=True,
     ),
     KnownModel(
         name="llama-3-korean-8b",

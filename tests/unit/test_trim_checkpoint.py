@@ -118,13 +118,27 @@ def test_other_files_come_along_but_no_weights_in_another_form(out: Path) -> Non
     assert not (out / "pytorch_model.bin").exists()
 
 
-def test_a_text_part_of_a_larger_model_is_remapped_too(folder: Path) -> None:
-    config = read_json(folder / "config.json")
-    write_json(folder / "config.json", {"model_type": "larger", "image_token_index": 0, "text_config": config})
-    trim(Checkpoint.read(folder), folder.parent / "out", BOTH, SIZE)
-    found = read_json(folder.parent / "out" / "config.json")
-    assert found["text_config"]["vocab_size"] == len(tokens_of(folder.parent / "out"))
-    assert found["text_config"]["bos_token_id"] == tokens_of(folder.parent / "out").index("<|begin|>")
+def test_a_text_part_of_a_larger_model_is_remapped_too_and_what_its_settings_name_stays(folder: Path) -> None:
+    config, russian = read_json(folder / "config.json"), as_token("Ж".encode())
+    larger = {"image_token_index": tiny_checkpoint.tokens().index(russian), "text_config": config}
+    write_json(folder / "config.json", larger)
+    trim(Checkpoint.read(folder), folder.parent / "out", {"korean"}, SIZE)
+    found, tokens = read_json(folder.parent / "out" / "config.json"), tokens_of(folder.parent / "out")
+    assert found["text_config"]["vocab_size"] == len(tokens)
+    assert found["text_config"]["bos_token_id"] == tokens.index("<|begin|>")
+    assert found["image_token_index"] == tokens.index(russian)
+
+
+def test_it_appears_in_one_step_as_the_folder_that_was_written(folder: Path) -> None:
+    seen: set[int] = set()
+
+    def look(done: int, total: int) -> None:
+        del done, total
+        assert not (folder.parent / "out").exists()
+        seen.update(path.stat().st_ino for path in folder.parent.glob(".out.*"))
+
+    trim(Checkpoint.read(folder), folder.parent / "out", BOTH, SIZE, on_progress=look)
+    assert seen == {(folder.parent / "out").stat().st_ino}
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +174,7 @@ def test_the_report_has_what_a_files_report_has(folder: Path) -> None:
     assert [found["bytes_before"], found["bytes_after"]] == sizes
     by_script = {row["script"]: row for row in found["scripts"]}
     assert by_script["han/kana"]["tokens_after"] == by_script["unused"]["tokens_after"] == 0
-    assert by_script["unused"]["tokens_before"] == 6
+    assert (by_script["unused"]["tokens_before"], by_script["special"]["tokens_before"]) == (6, 2)
     assert found["all"]["bytes_after"] == found["vocab_after"] * 8
     assert found["fertility"][str(text)] == (2.0, 2.0)
     assert as_token("Ж".encode()) in tokens_of(folder.parent / "out")
@@ -221,8 +235,10 @@ def without_a_shard(folder: Path) -> None:
 
 
 def index_outside(folder: Path) -> None:
-    with_output_of_other_rows(folder)
-    change(folder / "model.safetensors.index.json", weight_map={EMBEDDING: "../model-1.safetensors"})
+    (folder / "sub").mkdir()
+    (folder / "model.safetensors").rename(folder / "sub" / "m.safetensors")
+    places = dict.fromkeys([EMBEDDING, NORM], "sub/m.safetensors")
+    write_json(folder / "model.safetensors.index.json", {"weight_map": places})
 
 
 def index_of_another(folder: Path) -> None:

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_gguf
-from dure.errors import SettingsError
+from dure.errors import ModelCorrupt, SettingsError
 from dure_workshop.trim.bpe import Bpe, as_bytes, as_token
 from dure_workshop.trim.choice import Script, choose, script_of
 from dure_workshop.trim.text import Segmenter
-from dure_workshop.trim.vocabulary import BYTE, CONTROL, NORMAL, UNUSED
+from dure_workshop.trim.vocabulary import BYTE, CONTROL, NORMAL, UNUSED, check_bytes
 
 
 def small() -> Bpe:
@@ -110,3 +110,12 @@ def test_text_whose_tokens_are_all_kept_is_segmented_as_before(text: str) -> Non
     after = Segmenter(trimmed, "qwen2").encode(text)
     if set(before) <= kept:
         assert [trimmed.tokens[number] for number in after] == [bpe.tokens[number] for number in before]
+
+
+def test_a_vocabulary_without_a_byte_or_with_a_merge_of_nothing_is_refused_by_name() -> None:
+    tokens, merges, kinds = tiny_gguf.vocabulary()
+    without = Bpe([token for token in tokens if token != as_token(b"\n")], [], kinds[1:])
+    with pytest.raises(ModelCorrupt, match="m has no token for the byte 0x0A: take an intact model"):
+        check_bytes(without, "m")
+    with pytest.raises(ModelCorrupt, match="the merge 'h 가' is of tokens that it lacks"):
+        Bpe(tokens, [*merges, "h 가"], kinds).check("m")

@@ -18,7 +18,7 @@ from dure_workshop.__main__ import trimmed
 from dure_workshop.trim.choice import Script, choose, script_of
 from dure_workshop.trim.gguf_file import trim, vocabulary
 from dure_workshop.trim.spm import Spm
-from dure_workshop.trim.vocabulary import BYTE, NORMAL
+from dure_workshop.trim.vocabulary import BYTE, NORMAL, NotTrimmable
 
 SIZE = 10_000
 
@@ -159,14 +159,22 @@ def test_a_vocabulary_without_its_scores_is_refused(tmp_path: Path) -> None:
         vocabulary(gguf.read(tmp_path / "m.gguf"))
 
 
-def test_a_role_beyond_the_vocabulary_is_refused(file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "kind", "said"),
+    [
+        ("tokenizer.ggml.eos_token_id", 9999, ModelCorrupt, "names a token beyond its"),
+        ("tokenizer.ggml.model", "bert", NotTrimmable, "of kind bert: byte-level BPE"),
+        ("tokenizer.ggml.tokens", ["a"], ModelCorrupt, "rows for 1 tokens: take"),
+    ],
+)
+def test_a_description_that_cannot_be_right_is_refused(
+    file: Path, tmp_path: Path, key: str, value: object, kind: type[ModelError], said: str
+) -> None:
     found = gguf.read(file)
-    key = "tokenizer.ggml.eos_token_id"
-    broken = gguf.Gguf(
-        file, found.values | {key: gguf.Value(gguf.ValueType.UINT32, 9999)}, found.tensors, found.data_start
-    )
-    with pytest.raises(ModelCorrupt, match="names a token beyond"):
-        trim(broken, tmp_path / "out.gguf", {"korean"}, SIZE)
+    values = found.values | {key: replace(found.values[key], value=value)}
+    with pytest.raises(kind, match=said):
+        trim(replace(found, values=values), tmp_path / "out.gguf", {"korean"}, SIZE)
+    assert [path.name for path in tmp_path.iterdir()] == ["spm.gguf"]
 
 
 def test_a_file_that_is_cut_short_is_refused_and_nothing_is_written(file: Path, tmp_path: Path) -> None:
