@@ -1,5 +1,7 @@
 """GGUF files of some kilobytes with small vocabularies, for tests that need a file and no model."""
 
+import random
+import tempfile
 from pathlib import Path
 
 from dure import gguf
@@ -69,11 +71,23 @@ def write_spm(path: Path, *, without: str = "", num_scores: int | None = None) -
     _write(path, tokens, types, values)
 
 
+def padded(num_bytes: int) -> bytes:
+    """A whole file of that size: behind the last tensor lies what nobody reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.gguf"
+        write(path)
+        head = path.read_bytes()
+    return head + random.Random(7).randbytes(num_bytes - len(head))
+
+
 def _write(path: Path, tokens: list[str], kinds: list[int], vocabulary_values: dict[str, Value]) -> None:
     """Embeddings only, as where the output is tied to them; each row tells its token's number."""
     values = {
         "general.architecture": Value(ValueType.STRING, "qwen2"),
         "qwen2.block_count": Value(ValueType.UINT32, 1),
+        "qwen2.embedding_length": Value(ValueType.UINT32, 32),
+        "qwen2.attention.head_count": Value(ValueType.UINT32, 2),
+        "qwen2.feed_forward_length": Value(ValueType.UINT32, 64),
         "tokenizer.ggml.tokens": Value(ValueType.ARRAY, tokens, ValueType.STRING),
         "tokenizer.ggml.token_type": Value(ValueType.ARRAY, kinds, ValueType.INT32),
         **vocabulary_values,

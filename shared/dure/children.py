@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import random
 import signal
 import subprocess
@@ -107,6 +108,11 @@ class Child:
             return ""
         return "\n".join(self.log_path.read_text("utf-8", errors="replace").splitlines()[-num_lines:])
 
+    @property
+    def is_hopeless(self) -> bool:
+        """It said itself that the next start will fail as well (sysexits.h)."""
+        return self.process is not None and self.process.returncode == os.EX_CONFIG
+
     def how_it_ended(self) -> str:
         code = self.process.returncode if self.process else None
         if code is not None and code < 0:
@@ -155,6 +161,8 @@ class Children:
             return 0
         is_early = time.monotonic() - child.started_at < _HEALTHY_AFTER_S
         child.num_early_deaths = child.num_early_deaths + 1 if is_early else 1
+        if child.is_hopeless:
+            raise ChildGaveUp(f"{child.name} cannot start:\n{child.log_tail(1)}")
         if child.num_early_deaths >= _MAX_EARLY_DEATHS:
             raise ChildGaveUp(
                 f"{child.name} died {child.num_early_deaths} times ({ended}). Its last words:\n{child.log_tail()}"

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from dure import __version__, catalog, doctor_cli, jobs_cli, model_cli, run_file, workers_cli
+from dure import __version__, artifact, catalog, doctor_cli, jobs_cli, model_cli, run_file, workers_cli
 from dure.cli_shared import cell, require
 from dure.errors import DureError
 from dure.persona import Personality, Style
@@ -21,6 +21,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+FitOption = Annotated[
+    bool,
+    typer.Option(
+        "--fit", help="Where the worker does not fit into memory: fewer slots, a shorter context. Else it is refused."
+    ),
+]
 
 
 def main() -> None:
@@ -54,6 +61,7 @@ def up(
     flower_port: Annotated[int, typer.Option(min=1, max=65535, help="Flower, on loopback.")] = 5555,
     model: Annotated[str | None, typer.Option(help="Name in the catalogue; see `dure model list`.")] = None,
     workers: Annotated[int, typer.Option(min=0, max=16, help="Workers here. Each holds the model in memory.")] = 1,
+    fit: FitOption = False,
     host: Annotated[
         str, typer.Option(envvar="DURE_GATEWAY_HOST", help="Address of API and page. 0.0.0.0: reachable from the LAN.")
     ] = "127.0.0.1",
@@ -63,7 +71,7 @@ def up(
     from dure import up as up_module  # noqa: PLC0415 - needs the gateway's and worker's packages
 
     settings = _settings(model)
-    options = up_module.UpOptions(port, web_port, flower_port, workers, host)
+    options = up_module.UpOptions(port, web_port, flower_port, workers, host, fit)
     up_module.run(settings, options, Console())
 
 
@@ -78,6 +86,7 @@ def worker(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name in the catalogue.")] = None,
     slots: Annotated[int | None, typer.Option(min=1, max=64, help="Answers at once.")] = None,
+    fit: FitOption = False,
     log: Annotated[
         str | None, typer.Option(help="The worker's log file; - for this terminal. Default: in the state folder.")
     ] = None,
@@ -94,6 +103,7 @@ def worker(
         redis = running.redis_url  # a second worker on the machine of `dure up`
     environ = dict(os.environ) | ({"DURE_REDIS_URL": redis} if redis else {})
     environ |= {"DURE_WORKER_SLOTS": str(slots)} if slots else {}
+    environ |= {"DURE_WORKER_FIT": "1"} if fit else {}
     settings = _settings(model, environ)
     settings.require_redis_url()
     up_module.fetch_model(settings.model)
@@ -130,7 +140,7 @@ app.add_typer(model_cli.app, name="model")
 def _settings(model: str | None, environ: dict[str, str] | None = None) -> Settings:
     settings = Settings.read(environ, **({"model": model} if model else {}))
     if settings.model != catalog.SCRIPTED:
-        catalog.find(settings.model)  # a misspelt name is said now, not by a dying worker
+        artifact.find(settings.model, settings.models_dir)  # a misspelt name is said now, not by a dying worker
     return settings
 
 

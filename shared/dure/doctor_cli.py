@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dure import catalog, run_file
+from dure import artifact, catalog, run_file
 from dure.catalog import CatalogModel
 from dure.cli_shared import JsonOption, RedisOption, cell, checking, plain_table, print_json, say
 from dure.doctor import machine, weights
@@ -53,7 +53,7 @@ def doctor(
 ) -> None:
     """Look at this machine and its Redis: what is wrong, and what to do about it. Exit status 1 if anything is bad."""
     settings = Settings.read(None, **({"model": model} if model else {}))
-    served = None if settings.model == catalog.SCRIPTED else catalog.find(settings.model)
+    served = None if settings.model == catalog.SCRIPTED else artifact.find(settings.model, settings.models_dir)
     ports = {
         "--port (DURE_GATEWAY_PORT)": (host, port),
         "--web-port (DURE_GATEWAY_WEB_PORT)": (host, web_port),

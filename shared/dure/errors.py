@@ -6,7 +6,8 @@ DureError
 │   ├── ModelUnknown       no such name in the catalogue
 │   ├── ModelMissing       known, but not on this machine
 │   ├── ModelCorrupt       bytes differ from the catalogue's sha256
-│   └── ModelUnavailable   no source could deliver it
+│   ├── ModelUnavailable   no source could deliver it
+│   └── PlanTooLarge       it does not fit into this machine's memory
 ├── EngineError            the engine refuses or fails one request
 │   ├── ContextOverflow    the prompt cannot be made to fit
 │   └── BadRequest         a sampling value or message the engine cannot take
@@ -45,6 +46,10 @@ class ModelCorrupt(ModelError):
 
 
 class ModelUnavailable(ModelError):
+    pass
+
+
+class PlanTooLarge(ModelError):
     pass
 
 

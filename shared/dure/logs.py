@@ -5,7 +5,10 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-_FIELDS = ("action", "job_id", "worker", "attempt", "seconds", "reason")
+_FIELDS = (
+    "action", "job_id", "worker", "attempt", "seconds", "reason", "cause", "rss_mib", "limit_mib", "num_slots",
+    "context",
+)  # fmt: skip
 
 
 class JsonFormatter(logging.Formatter):

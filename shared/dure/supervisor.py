@@ -81,7 +81,7 @@ class WorkerChild(Child):
         os.close(self._pipe)
         cause = self._cause or self._why_it_died()
         if cause is None:
-            return self.how_it_ended()
+            return "stopped in order, its memory ran short" if self._is_short_of_memory else self.how_it_ended()
         self._give_up_jobs(cause)
         return {
             LossCause.MEMORY: f"killed for its memory ({self._rss_mib} MiB, allowed are {self._beat.memory_mib})",
@@ -111,7 +111,12 @@ class WorkerChild(Child):
         code = self.process.returncode if self.process else 0
         if code == -signal.SIGKILL:
             return LossCause.MEMORY if _num_oom_kills() > self._num_oom_kills else LossCause.KILLED
-        return LossCause.CRASHED if code else None
+        return LossCause.CRASHED if code and not self._is_short_of_memory else None
+
+    @property
+    def _is_short_of_memory(self) -> bool:
+        """It ended its answers, or gave them back, to start anew."""
+        return self.process is not None and self.process.returncode == os.EX_TEMPFAIL
 
     def _give_up_jobs(self, cause: LossCause) -> None:
         if self.open_store is None or self.process is None:

@@ -41,6 +41,7 @@ class UpOptions:
     flower_port: int
     num_workers: int
     host: str = "127.0.0.1"
+    fit: bool = False  # see DURE_WORKER_FIT
 
 
 class Stopper:
@@ -170,10 +171,12 @@ def _programs(options: UpOptions, environ: dict[str, str], password: str, logs: 
         "FLOWER_BASIC_AUTH": f"dure:{password}",
     }
     programs.append(_python("flower", "dure.flower", environ | flower, logs))
+    sharing = {"DURE_WORKER_NUM_SHARING": str(max(1, options.num_workers))}
+    sharing |= {"DURE_WORKER_FIT": "1"} if options.fit else {}
     for number in range(1, options.num_workers + 1):
         title = f"worker-{number}"
         name = f"{_short_hostname()}-{number}"
-        programs.append(supervisor.worker_child(name, environ, logs / f"{title}.log", title))
+        programs.append(supervisor.worker_child(name, environ | sharing, logs / f"{title}.log", title))
     programs.append(_python("gateway", "dure_gateway", environ, logs))
     return programs
 

@@ -134,7 +134,8 @@ def test_a_plan_in_json_has_the_parts_their_sum_and_a_verdict(desk: Desk) -> Non
     ]
     assert all(isinstance(part, int) for part in parts)
     assert sum(parts) == found["plan_rss_bytes"]
-    assert found["needed_bytes"] == found["plan_rss_bytes"] + found["reserve_bytes"]
+    assert found["needed_bytes"] == found["plan_rss_bytes"] + found["margin_bytes"] + found["reserve_bytes"]
+    assert found["margin_bytes"] == pytest.approx(found["plan_rss_bytes"] * 0.1, abs=1)
     assert (found["fits"], found["ram_bytes"]) == (True, 3 * 10**9)
     assert found["kv_cache_bytes"] == 2 * 1024 * 32 * 2 * 8 * 128 * 2
 

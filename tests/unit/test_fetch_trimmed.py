@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 import tiny_gguf
-from dure import catalog, gguf
+from dure import artifact, catalog, gguf
 from dure.catalog import CatalogModel, Trimming
 from dure.errors import ModelCorrupt, ModelError, ModelUnavailable
 from dure.settings import Settings
@@ -55,7 +55,13 @@ def test_it_is_made_from_its_base_which_then_goes(tmp_path: Path, models: tuple[
     assert is_verified(path, models[1])
     assert "漢字" not in str(gguf.read(path).get("tokenizer.ggml.tokens"))
     assert sorted(folder.name for folder in (tmp_path / "home" / "models").iterdir()) == ["made"]
-    assert {file.name for file in path.parent.iterdir()} - {"fetch.lock"} == {"model.gguf", "verified.json"}
+    names = {file.name for file in path.parent.iterdir()} - {"fetch.lock"}
+    assert names == {"model.gguf", "manifest.json", "verified.json"}
+    manifest = artifact.read(path.parent)
+    assert manifest is not None
+    assert manifest.made["base_sha256"] == models[0].sha256
+    assert manifest.vocabulary["han/kana"]["before"] > manifest.vocabulary["han/kana"]["after"] == 0
+    assert sum(row["after"] for row in manifest.vocabulary.values()) == manifest.tokenizer["tokens"]
 
 
 def test_a_base_that_was_there_before_stays(tmp_path: Path, models: tuple[CatalogModel, CatalogModel]) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dure import catalog, gguf, known_models, memory_plan
+from dure.budget import Budget
 from dure.errors import ModelCorrupt
 from dure.gguf import Tensor, TensorType, Value, ValueType
 from dure.known_models import KNOWN
@@ -105,12 +106,14 @@ def test_short_convolutions_have_no_kv_cache_but_a_small_state() -> None:
 
 
 def test_the_parts_add_up_and_the_reserve_is_not_the_workers() -> None:
-    found = plan(10**9, QWEN, Load(has_editor=True))
-    assert found.needed == found.rss + found.reserve
+    box = Budget(3 * 10**9)
+    found = box.plan(10**9, QWEN, Load(has_editor=True))
+    assert found.needed == found.rss + found.margin + found.reserve
+    assert found.reserve == box.reserve > 0
     assert found.korean_editor == 335 * MIB
     assert plan(10**9, QWEN).korean_editor == 0
-    assert found.fits(found.needed)
-    assert not found.fits(found.needed - 1)
+    assert Budget(found.needed).holds(found)
+    assert not Budget(found.needed - 1).holds(found)
 
 
 def test_the_prompt_cache_is_counted_up_to_its_limit() -> None:
@@ -131,8 +134,8 @@ def test_more_slots_or_a_longer_context_never_need_less(slots: int, context: int
 
 def test_the_eight_billion_model_fits_no_small_box_and_the_default_one_does() -> None:
     big = KNOWN["llama-3-korean-8b"].shape
-    assert not plan(q4_k_m_bytes(big), big, Load(slots=1, context=512)).fits(3 << 30)
-    assert plan(q4_k_m_bytes(QWEN), QWEN).fits(3 * 10**9)
+    assert not Budget(3 << 30).holds(plan(q4_k_m_bytes(big), big, Load(slots=1, context=512)))
+    assert Budget(3 * 10**9).holds(plan(q4_k_m_bytes(QWEN), QWEN))
 
 
 def test_a_files_header_gives_weights_and_shape(tmp_path: Path) -> None:

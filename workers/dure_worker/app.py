@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 from dataclasses import replace
 from typing import Any
@@ -9,37 +10,46 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_shutting_down
 
-from dure import broker, catalog, keys
-from dure.errors import ModelMissing
+from dure import artifact, broker, catalog, keys
+from dure.budget import Budget
 from dure.heartbeat import Beat
 from dure.job_store import JobStore, connect
 from dure.redis_policy import inspect_server
 from dure.settings import Settings
 from dure.worker_registry import WorkerRegistry
+from dure_worker.budget import limit_mib, within_budget
 from dure_worker.engines import Engine
 from dure_worker.heartbeat import Heartbeat
 from dure_worker.lifecycle import Lifecycle
 from dure_worker.outbox import Outbox
+from dure_worker.pressure import Level, Pressure
 from dure_worker.runner import Runner
 from dure_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
 
-def run_worker(settings: Settings, worker: WorkerSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Returns after running answers ended or were given back."""
+def run_worker(settings: Settings, worker: WorkerSettings) -> bool:
+    """Serve until SIGTERM, SIGINT or lack of memory. Returns after running answers ended or were given back.
+
+    True: it wants to be started anew, because its memory ran short.
+    """
     url = settings.require_redis_url()
     client = connect(url, Settings.redis_timeout_s)
     inspect_server(client)
     threading.excepthook = _end_process
-    loading = Beat(is_ready=False, memory_mib=worker.memory_mib, hung_after_s=worker.hung_after_s)
+    here = Budget.here(worker.num_sharing)
+    worker = with_budget(settings, worker, here)
+    limit = limit_mib(worker, here)
+    loading = Beat(is_ready=False, memory_mib=limit, hung_after_s=worker.hung_after_s)
     heartbeat = Heartbeat(worker.heartbeat_fd, lambda: loading)
     engine = load_engine(settings, worker)
     log.info("model loaded: %s", engine.info.model, extra={"action": "worker.loaded", "worker": worker.name})
     store = JobStore(client)
     lifecycle = Lifecycle(worker.name, engine.info, WorkerRegistry(client), worker.grace_s)
     outbox = Outbox(store, worker.lease_s)
-    runner = Runner(store, engine, outbox, lifecycle, worker.lease_s)
+    pressure = Pressure(lifecycle.rss_mib, limit, _stop_in_order)
+    runner = Runner(store, engine, outbox, lifecycle, worker.lease_s, lambda: pressure.is_tight)
     app = make_app(url, runner)
     heartbeat.follow(
         lambda: replace(loading, is_ready=True, stalled_s=outbox.stalled_s(), job_ids=lifecycle.running_ids)
@@ -49,17 +59,26 @@ def run_worker(settings: Settings, worker: WorkerSettings) -> None:
         lifecycle.begin_stop()
 
     worker_shutting_down.connect(on_shutdown)
+    pressure.start()
     try:
         app.worker_main(_arguments(settings, worker, engine.info.model))
     finally:
         outbox.stop()
         lifecycle.close()
         engine.close()
+    return pressure.level is Level.OVER
+
+
+def with_budget(settings: Settings, worker: WorkerSettings, here: Budget | None) -> WorkerSettings:
+    """The settings to serve with. Raises PlanTooLarge, ModelMissing, ModelUnknown, ModelCorrupt."""
+    if _is_scripted(settings, worker):
+        return worker
+    return within_budget(worker, artifact.require(settings.model, settings.models_dir), here)
 
 
 def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
     """Raises ModelMissing, ModelUnknown, EngineError."""
-    if catalog.SCRIPTED in {worker.engine, settings.model}:
+    if _is_scripted(settings, worker):
         from dure_worker.engines.scripted import ScriptedEngine  # noqa: PLC0415
 
         return ScriptedEngine(
@@ -68,19 +87,19 @@ def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
     # Loading the runtime costs 100 MB and a second; who serves `scripted` does not pay for it.
     from dure_worker.engines.llama import LlamaEngine  # noqa: PLC0415
 
-    model = catalog.find(settings.model)
-    path = catalog.weights_path(settings.models_dir, model)
-    if not path.is_file():
-        raise ModelMissing(f"{model.name} is not on this machine: run `dure model fetch {model.name}`")
     return LlamaEngine(
-        path,
-        model.name,
+        artifact.require(settings.model, settings.models_dir),
+        settings.model,
         num_slots=worker.slots,
         context=worker.context,
         num_threads=worker.num_threads,
         cache_mib=worker.prompt_cache_mib,
         is_mapped=worker.load == "mmap",
     )
+
+
+def _is_scripted(settings: Settings, worker: WorkerSettings) -> bool:
+    return catalog.SCRIPTED in {worker.engine, settings.model}
 
 
 def make_app(url: str, runner: Runner) -> Celery:
@@ -91,6 +110,10 @@ def make_app(url: str, runner: Runner) -> Celery:
         runner.run(job_id)
 
     return app
+
+
+def _stop_in_order() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)  # as anybody else would stop it: running answers may end
 
 
 def _end_process(failure: threading.ExceptHookArgs) -> None:

@@ -87,8 +87,12 @@ class Lifecycle:
             pid=os.getpid(),
             num_running=len(self._running),
             tokens_per_s=self._speed(),
-            rss_mib=self._process.memory_info().rss >> 20,
+            rss_mib=self.rss_mib(),
         )
+
+    def rss_mib(self) -> int:
+        """Resident memory of this process."""
+        return int(self._process.memory_info().rss) >> 20
 
     def _speed(self) -> float:
         since = time.monotonic() - _SPEED_WINDOW_S

@@ -28,17 +28,30 @@ _FINISH_FOR_S = 120.0
 _LONGEST_PAUSE_S = 1.0
 
 
+# A worker that is short of memory gives the longer prompts to others.
+_LONG_PROMPT_SHARE = 4
+
+
 class Released(Exception):
-    """The worker is stopping and the job's grace is over: give it back."""
+    """Give the job back: the worker is stopping and its grace is over, or it has no memory for this prompt now."""
 
 
 class Runner:
-    def __init__(self, store: JobStore, engine: Engine, outbox: Outbox, lifecycle: Lifecycle, lease_s: float) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        engine: Engine,
+        outbox: Outbox,
+        lifecycle: Lifecycle,
+        lease_s: float,
+        is_tight: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._store = store
         self._engine = engine
         self._outbox = outbox
         self._lifecycle = lifecycle
         self._lease_s = lease_s
+        self._is_tight = is_tight  # short of memory
         self._conversation = Conversation(engine.count_tokens, engine.info.context)
         self._turns = Turns()
 
@@ -94,6 +107,8 @@ class Runner:
     def _answer(self, claim: Claim, delivery: Delivery, prefix: str) -> Outcome:
         payload = JobPayload.from_json(claim.payload_json)
         prompt = self._conversation.fit(payload)
+        if self._is_tight() and prompt.num_tokens > self._engine.info.context // _LONG_PROMPT_SHARE:
+            raise Released
         reply = Reply(prefix)
         self._outbox.add(delivery, reply.opening())
         last = Token("")

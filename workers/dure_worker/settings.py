@@ -27,7 +27,17 @@ class WorkerSettings(SectionSettings):
         le=131072,
         description="Tokens a slot holds, prompt and answer together. Older turns are left out beyond it.",
     )
-    threads: int = Field(default=0, ge=0, le=256, description="Engine threads. 0: as many as this process has cores.")
+    fit: bool = Field(
+        default=False,
+        description="Where slots, context and prompt cache do not fit into this machine's memory, serve with fewer "
+        "that do. Without it such a worker does not start.",
+    )
+    num_sharing: int = Field(
+        default=1, ge=1, le=64, description="Workers on this machine: each takes its part of memory and cores."
+    )
+    threads: int = Field(
+        default=0, ge=0, le=256, description="Engine threads. 0: as many as this worker's part of cores and CPU quota."
+    )
     prompt_cache_mib: int = Field(
         default=64, ge=0, le=65536, description="Memory for prompts of conversations that lost their slot. 0: none."
     )
@@ -49,7 +59,8 @@ class WorkerSettings(SectionSettings):
         default=2400,
         ge=0,
         le=1 << 20,
-        description="Its supervisor restarts a worker whose resident memory is larger. 0: never.",
+        description="Resident memory at which its supervisor kills a worker, at most its part of the machine. Before "
+        "that it trims its caches, then takes no long prompts, then starts anew in order. 0: none of this.",
     )
     hung_after_s: float = Field(
         default=30.0,
@@ -73,7 +84,7 @@ class WorkerSettings(SectionSettings):
 
     @property
     def num_threads(self) -> int:
-        return self.threads or usable_cores().affinity
+        return self.threads or max(1, usable_cores().num_threads // self.num_sharing)
 
 
 def _safe(name: str) -> str:

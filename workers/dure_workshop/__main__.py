@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dure import catalog
+from dure import artifact
 from dure.errors import DureError, ModelError, SettingsError
 from dure.settings import Settings
 from dure_workshop.fetch import Fetcher
@@ -48,7 +48,8 @@ def main(arguments: list[str]) -> None:
     try:
         options = _parser().parse_args(arguments)
         if options.command == "fetch":
-            Fetcher(Settings.read(), Console(stderr=True)).fetch(catalog.find(options.name))
+            settings = Settings.read()
+            Fetcher(settings, Console(stderr=True)).fetch(artifact.find(options.name, settings.models_dir))
         else:
             report = trimmed(options.source, options.out, _languages(options.keep), options.size, options.text)
             sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")

