@@ -13,6 +13,7 @@ from pathlib import Path
 import redis
 
 from benchmarks import machine
+from benchmarks.report import footer, save
 from support import Stack
 
 RESULT = Path("scripts/results/chatter.md")
@@ -49,13 +50,10 @@ def measure(window_s: float, repeats: int) -> list[float]:
 
 
 def report(found: list[float], command: str) -> str:
-    about = machine.describe()
     lines = ["| an idle worker and Redis | |", "|---|---|"]
     lines += [f"| Bytes a second, both directions (median of {len(found)}) | {statistics.median(found):.0f} |"]
     lines += [f"| Spread | {min(found):.0f}–{max(found):.0f} |"]
-    lines += ["", "{processor}, {cores} cores, {memory}, {system}, Python {python}.".format(**about)]
-    lines += ["{packages}. {date}.".format(**about), "", f"`{command}`", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *footer(command)])
 
 
 def main() -> None:
@@ -66,7 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     found = measure(options.window, options.repeats)
     text = report(found, f"scripts/bench chatter --window {options.window:g} --repeats {options.repeats}")
-    RESULT.write_text(text, encoding="utf-8")
+    save(RESULT, text)
     print(text)
     if options.json:
         print(json.dumps({"machine": machine.describe(), "bytes_per_s": statistics.median(found), "all": found}))

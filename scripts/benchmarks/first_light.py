@@ -8,13 +8,13 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from benchmarks import machine
+from benchmarks.report import footer, save
+from benchmarks.timing import LONG_TEXT, NUM_LONG, Timing, answer, in_parallel
 from benchmarks.village import Village
 from dure import Client, catalog
 from dure.job import JobPayload, Message, Sampling
@@ -24,22 +24,10 @@ from dure_worker.conversation.conversation import Conversation
 from dure_worker.engines import Engine, GenerateRequest
 from dure_worker.settings import WorkerSettings
 
-READMES = (Path("README.md"), Path("README.ko.md"))
 RESULT = Path("scripts/results/first-light.md")
 QUESTION = "두레가 무엇인지 한국어로 자세히 설명해 주세요."
-LONG_TEXT = "두레는 농사일이 바쁠 때 이웃끼리 힘을 모으던 마을의 모임입니다. "
-NUM_LONG = 45  # repeats of LONG_TEXT that nearly fill a slot of 2,048 tokens
 SCRIPTED_CLIENTS = 16
 SCRIPTED_TOKENS = 16
-
-
-@dataclass
-class Timing:
-    first_s: float
-    tokens_per_s: float
-
-    def __str__(self) -> str:
-        return f"{self.first_s * 1e3:.0f} ms, {self.tokens_per_s:.1f} tokens/s"
 
 
 def direct(engine: Engine, payload: JobPayload) -> Timing:
@@ -47,12 +35,7 @@ def direct(engine: Engine, payload: JobPayload) -> Timing:
     began = time.perf_counter()
     prompt = Conversation(engine.count_tokens, engine.info.context).fit(payload)
     request = GenerateRequest("bench", prompt.messages, prompt.max_tokens, sampling=payload.sampling)
-    first = 0.0
-    for token in engine.generate(request):
-        if token.text and not first:
-            first = time.perf_counter()
-        last = token
-    return Timing(first - began, (last.usage.completion_tokens - 1) / (time.perf_counter() - first))
+    return answer(engine, request, began)
 
 
 def road(client: Client, max_tokens: int) -> Timing:
@@ -95,8 +78,8 @@ def measure_overhead(village: Village, engine: Engine, repeats: int, max_tokens:
 def measure_memory(village: Village) -> dict[str, float]:
     """Peak of every part after all four slots were filled."""
     with Client(village.url) as client:
-        _in_parallel(4, lambda number: client.chat(f"{number} {LONG_TEXT * NUM_LONG} 요약해 주세요.", max_tokens=128))
-        _in_parallel(
+        in_parallel(4, lambda number: client.chat(f"{number} {LONG_TEXT * NUM_LONG} 요약해 주세요.", max_tokens=128))
+        in_parallel(
             4, lambda number: client.chat(f"{number} {LONG_TEXT * NUM_LONG} 다시 요약해 주세요.", max_tokens=128)
         )
     peak = village.peak_mib()
@@ -120,7 +103,7 @@ def measure_jobs(village: Village, num_jobs: int) -> dict[str, float]:
                 times.append(time.perf_counter() - began)
 
     began = time.perf_counter()
-    _in_parallel(SCRIPTED_CLIENTS, client_loop)
+    in_parallel(SCRIPTED_CLIENTS, client_loop)
     wall_s = time.perf_counter() - began
     cuts = statistics.quantiles(times, n=100)
     return {
@@ -136,14 +119,6 @@ def measure_start(model: str, models_dir: Path, **environ: str) -> float:
     began = time.perf_counter()
     with Village(model, models_dir, **environ):
         return time.perf_counter() - began
-
-
-def _in_parallel(number: int, work: Callable[[int], object]) -> None:
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(number)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def report(model: str, found: dict[str, float], command: str) -> str:
@@ -162,18 +137,9 @@ def report(model: str, found: dict[str, float], command: str) -> str:
         "From `dure up` to ready, model on disk": "{second_start_s:.1f} s",
     }
     values = found | {"peak_all_gb": found["peak_all_mib"] * 2**20 / 1e9, "clients": SCRIPTED_CLIENTS}
-    about = machine.describe()
     lines = [f"| {model} | |", "|---|---|"]
     lines += [f"| {name.format(**values)} | {value.format(**values)} |" for name, value in rows.items()]
-    lines += ["", "{processor}, {cores} cores, {memory}, {system}, Python {python}.".format(**about)]
-    lines += ["{packages}. {date}.".format(**about), "", f"`{command}`", ""]
-    return "\n".join(lines)
-
-
-def put_between_marks(path: Path, name: str, text: str) -> None:
-    before, rest = path.read_text("utf-8").split(f"<!-- {name} -->")
-    _, after = rest.split(f"<!-- /{name} -->")
-    path.write_text(f"{before}<!-- {name} -->\n{text}<!-- /{name} -->{after}", encoding="utf-8")
+    return "\n".join([*lines, *footer(command)])
 
 
 def main() -> None:
@@ -199,10 +165,7 @@ def main() -> None:
         found |= measure_jobs(village, options.jobs)
     found["second_start_s"] = measure_start(options.model, settings.models_dir)
     text = report(options.model, found, f"scripts/bench first-light --repeats {options.repeats} --jobs {options.jobs}")
-    RESULT.write_text(text, encoding="utf-8")
-    if options.readme:
-        for readme in READMES:
-            put_between_marks(readme, "first-light", text)
+    save(RESULT, text, in_readmes=options.readme)
     print(text)
     if options.json:
         print(json.dumps({"model": options.model, "machine": machine.describe(), **found}))

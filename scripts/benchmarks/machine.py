@@ -22,6 +22,13 @@ def describe() -> dict[str, str]:
     }
 
 
+def peak_mib(pid: int | str) -> float:
+    """Peak resident memory of a process so far, MiB (VmHWM: the kernel's own high-water mark; Linux)."""
+    status = Path(f"/proc/{pid}/status").read_text("utf-8")
+    peak = next(row for row in status.splitlines() if row.startswith("VmHWM"))
+    return int(peak.split()[1]) / 1024
+
+
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

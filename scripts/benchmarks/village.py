@@ -11,6 +11,8 @@ from typing import Self
 
 import psutil
 
+from benchmarks import machine
+
 _READY_WITHIN_S = 600
 
 
@@ -52,14 +54,12 @@ class Village:
         return self.output.read_text("utf-8").split("(dure / ")[1].split(")")[0]
 
     def peak_mib(self) -> dict[str, float]:
-        """Peak resident memory of each part so far, MiB (VmHWM: the kernel's own high-water mark; Linux)."""
+        """Peak resident memory of each part so far, MiB."""
         parts = {}
         for child in psutil.Process(self._process.pid).children():
             line = child.cmdline()
             name = next((word.removeprefix("dure_") for word in line if word in _MODULES), "valkey")
-            status = Path(f"/proc/{child.pid}/status").read_text("utf-8")
-            peak = next(row for row in status.splitlines() if row.startswith("VmHWM"))
-            parts[name.replace("dure.", "")] = int(peak.split()[1]) / 1024
+            parts[name.replace("dure.", "")] = machine.peak_mib(child.pid)
         return parts
 
 

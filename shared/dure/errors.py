@@ -7,6 +7,7 @@ DureError
 │   ├── ModelMissing       known, but not on this machine
 │   ├── ModelCorrupt       bytes differ from the catalogue's sha256
 │   ├── ModelUnavailable   no source could deliver it
+│   ├── ModelUnsupported   no engine of this release runs it
 │   └── PlanTooLarge       it does not fit into this machine's memory
 ├── EngineError            the engine refuses or fails one request
 │   ├── ContextOverflow    the prompt cannot be made to fit
@@ -46,6 +47,10 @@ class ModelCorrupt(ModelError):
 
 
 class ModelUnavailable(ModelError):
+    pass
+
+
+class ModelUnsupported(ModelError):
     pass
 
 

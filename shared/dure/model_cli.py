@@ -25,7 +25,9 @@ app = typer.Typer(
 app.command("plan")(model_planning.model_plan)
 app.command("recommend")(model_planning.model_recommend)
 app.command("fetch")(model_making.model_fetch)
+app.command("add")(model_making.model_add)
 app.command("trim")(model_making.model_trim)
+app.command("bench")(model_making.model_bench)
 
 
 @app.command("list")

@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -36,6 +38,13 @@ def test_what_fits_is_left_whole() -> None:
     prompt = fit(messages, 1000)
     assert prompt.messages == messages
     assert prompt.num_tokens == count_tokens(messages)
+
+
+def test_jamo_as_macos_writes_them_become_syllables_before_they_are_counted() -> None:
+    written = unicodedata.normalize("NFD", "두레는 무엇인가요? ㅋㅋ")
+    prompt = fit([user(written)], 1000)
+    assert prompt.messages[-1] == user("두레는 무엇인가요? ㅋㅋ")
+    assert prompt.num_tokens < count_tokens([prompt.messages[0], user(written)])
 
 
 @pytest.mark.parametrize("num_kept", [0, 1, 2, 3])

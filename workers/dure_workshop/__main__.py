@@ -1,6 +1,7 @@
-"""`python -m dure_workshop fetch|trim …`: the workshop's commands as a program of their own.
+"""`python -m dure_workshop fetch|add|trim|bench …`: the workshop's commands as a program of their own.
 
-Progress and errors go to standard error. `trim` ends with one JSON object on standard output: what was cut.
+Progress and errors go to standard error. `add`, `trim` and `bench` end with one JSON object on standard
+output: what is there now, what was cut, what was measured.
 """
 
 import argparse
@@ -8,7 +9,7 @@ import contextlib
 import difflib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from dure import artifact
 from dure.errors import DureError, ModelError, SettingsError
 from dure.settings import Settings
+from dure_worker.settings import WorkerSettings
+from dure_workshop.add import add
 from dure_workshop.fetch import Fetcher
 from dure_workshop.trim import checkpoint, gguf_file
 from dure_workshop.trim.checkpoint_files import Checkpoint
@@ -47,16 +50,40 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str]) -> None:
     try:
         options = _parser().parse_args(arguments)
-        if options.command == "fetch":
-            settings = Settings.read()
-            Fetcher(settings, Console(stderr=True)).fetch(artifact.find(options.name, settings.models_dir))
-        else:
-            report = trimmed(options.source, options.out, _languages(options.keep), options.size, options.text)
-            sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")
+        found = _COMMANDS[options.command](options, Settings.read(), Console(stderr=True))
+        if found:
+            sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
     except DureError as error:
         sys.exit(f"dure model: {error}")
     except KeyboardInterrupt:
         sys.exit("dure model: stopped; the same command goes on from here")
+
+
+def _run_fetch(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
+    Fetcher(settings, console).fetch(artifact.find(options.name, settings.models_dir))
+    return {}
+
+
+def _run_add(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
+    return add(settings, console, options.source, options.name, options.file)
+
+
+def _run_trim(options: argparse.Namespace, _: Settings, __: Console) -> dict[str, Any]:
+    return trimmed(options.source, options.out, _languages(options.keep), options.size, options.text)
+
+
+def _run_bench(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
+    from dure_workshop.bench import bench  # noqa: PLC0415 - the other commands load no worker
+
+    return bench(settings, WorkerSettings.read(), options.name, options.repeats, console)
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Console], dict[str, Any]]] = {
+    "fetch": _run_fetch,
+    "add": _run_add,
+    "trim": _run_trim,
+    "bench": _run_bench,
+}
 
 
 def trimmed(source_path: Path, out: Path, languages: set[str], size: int, text_paths: list[Path]) -> dict[str, Any]:
@@ -183,6 +210,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("fetch")
     fetch.add_argument("name", metavar="MODEL")
+    own = commands.add_parser("add")
+    own.add_argument("source")
+    own.add_argument("--name")
+    own.add_argument("--file")
+    measured = commands.add_parser("bench")
+    measured.add_argument("name", metavar="MODEL")
+    measured.add_argument("--repeats", type=int, default=5)
     cut = commands.add_parser("trim")
     cut.add_argument("source", type=Path)
     cut.add_argument("--out", type=Path, required=True)

@@ -75,7 +75,7 @@ class Fetcher:
 
     def _sources(self, model: CatalogModel, partial: Path) -> Iterator[tuple[str, Source]]:
         """Each with its name for the manifest."""
-        yield "a folder: DURE_MODEL_SOURCE", lambda advance: from_folder(self._settings.model_source, model, advance)
+        yield "a local file", lambda advance: from_folder(self._settings.model_source, model, advance)
         if model.made_by:
             trimming = model.made_by
             yield f"trimmed here from {trimming.base}", lambda advance: self._trimmed(trimming, partial, advance)
@@ -116,7 +116,7 @@ def _has_manifest(folder: Path) -> bool:
 
 
 def _write_manifest(path: Path, model: CatalogModel, origin: str, vocabulary: dict[str, dict[str, int]]) -> None:
-    made: dict[str, object] = {"command": f"dure model fetch {model.name}", "versions": artifact.versions()}
+    made: dict[str, object] = {"command": f"dure model {_command(model)}", "versions": artifact.versions()}
     if model.made_by:
         base = catalog.find(model.made_by.base)
         made |= {
@@ -127,6 +127,12 @@ def _write_manifest(path: Path, model: CatalogModel, origin: str, vocabulary: di
         }
     manifest = Manifest.of(gguf.read(path), model, origin, made=made, vocabulary=vocabulary)
     artifact.write(path.parent, manifest)
+
+
+def _command(model: CatalogModel) -> str:
+    if model.name in catalog.CATALOG:
+        return f"fetch {model.name}"
+    return f"add {model.hub_repository or model.filename} --name {model.name}"
 
 
 def _read_vocabulary(path: Path) -> dict[str, dict[str, int]]:

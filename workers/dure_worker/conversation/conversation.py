@@ -1,5 +1,6 @@
 """Bounded context: which part of a conversation becomes the prompt."""
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,11 +45,17 @@ class Conversation:
 
 def _split(payload: JobPayload) -> tuple[Message, list[Message]]:
     """The system message, the client's own or the persona's, and the turns."""
-    own = [message.content for message in payload.messages if message.role == "system"]
-    turns = [message for message in payload.messages if message.role != "system"]
+    messages = [Message(message.role, composed(message.content)) for message in payload.messages]
+    own = [message.content for message in messages if message.role == "system"]
+    turns = [message for message in messages if message.role != "system"]
     if own and payload.style is None and payload.personality is None:
         return Message("system", "\n\n".join(own)), turns
     return Message("system", "\n\n".join([system_text(payload.style, payload.personality), *own])), turns
+
+
+def composed(text: str) -> str:
+    """Syllables instead of the jamo that macOS and some keyboards write (NFC): vocabularies know no others."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _without_oldest(turns: list[Message]) -> list[Message]:

@@ -13,9 +13,11 @@ from typing import Any
 import httpx
 import xllamacpp
 
+from dure import gguf
 from dure.errors import BadRequest, ContextOverflow, EngineError
 from dure.job import Message, Sampling, Usage
 from dure_worker.engines.base import EngineInfo, FinishReason, GenerateRequest, Token, check_request
+from dure_worker.engines.control_tokens import ControlTokens, control_tokens
 
 # Prompt tokens computed in one go. The runtime looks at cancellation and at the other slots only in between, and its
 # work buffers grow with it: 512 gives some 10 % more prompt speed, but stalls everything else for 8 s on a 2-core box.
@@ -54,6 +56,7 @@ class LlamaEngine:
             self._server = _as_batch_work(lambda: xllamacpp.Server(params))
         except (RuntimeError, ValueError) as error:
             raise EngineError(f"{path} cannot be loaded: {error}. Check it with `dure model fetch {model}`") from error
+        self._control = ControlTokens(control_tokens(gguf.read(path)))
         # The runtime's helper endpoints (tokenize, template) exist over its loopback listener only.
         self._helper = httpx.Client(
             base_url=self._server.listening_address, headers={"Authorization": f"Bearer {key}"}, timeout=30
@@ -61,7 +64,7 @@ class LlamaEngine:
         self._cancelled: dict[str, threading.Event] = {}
 
     def count_tokens(self, messages: list[Message]) -> int:
-        prompt = self._ask("/apply-template", {"messages": _plain(messages)})["prompt"]
+        prompt = self._ask("/apply-template", {"messages": self._plain(messages)})["prompt"]
         body = {"content": prompt, "add_special": True, "parse_special": True}
         return len(self._ask("/tokenize", body)["tokens"])
 
@@ -88,7 +91,7 @@ class LlamaEngine:
 
         try:
             if not cancelled.is_set():
-                self._server.handle_chat_completions(_payload(request), on_chunk)
+                self._server.handle_chat_completions(self._payload(request), on_chunk)
         except Exception as error:  # noqa: BLE001 - handed to the iterator's side, which raises it
             chunks.put(error)
         finally:
@@ -103,6 +106,26 @@ class LlamaEngine:
             event.set()
         self._helper.close()
         del self._server
+
+    def _payload(self, request: GenerateRequest) -> dict[str, Any]:
+        sampling = {name: _chosen(request.sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+        messages = self._plain(request.messages)
+        if request.prefix:
+            messages.append({"role": "assistant", "content": self._control.neutral(request.prefix)})
+        return {
+            "messages": messages,
+            "max_tokens": request.max_tokens,
+            "stop": request.stop,
+            **sampling,
+            "repeat_penalty": _chosen(request.sampling, "repetition_penalty"),
+            "seed": -1 if request.sampling.seed is None else request.sampling.seed,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_progress": True,
+        }
+
+    def _plain(self, messages: list[Message]) -> list[dict[str, str]]:
+        return [{"role": message.role, "content": self._control.neutral(message.content)} for message in messages]
 
     def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -150,31 +173,9 @@ def _params(path: Path, num_slots: int, context: int, num_threads: int, cache_mi
     return params
 
 
-def _payload(request: GenerateRequest) -> dict[str, Any]:
-    sampling = {name: _chosen(request.sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
-    messages = _plain(request.messages)
-    if request.prefix:
-        messages.append({"role": "assistant", "content": request.prefix})
-    return {
-        "messages": messages,
-        "max_tokens": request.max_tokens,
-        "stop": request.stop,
-        **sampling,
-        "repeat_penalty": _chosen(request.sampling, "repetition_penalty"),
-        "seed": -1 if request.sampling.seed is None else request.sampling.seed,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "return_progress": True,
-    }
-
-
 def _chosen(sampling: Sampling, name: str) -> Any:
     value = getattr(sampling, name)
     return getattr(_DEFAULTS, name) if value is None else value
-
-
-def _plain(messages: list[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def _tokens(chunks: "queue.SimpleQueue[Any]", cancelled: threading.Event) -> Iterator[Token]:

@@ -1,0 +1,33 @@
+"""Which engine of this release can serve which model.
+
+`llama` runs what llama.cpp does; the names are those that GGUF files carry (general.architecture). Only decoders that
+chat are listed. A test looks each of them up in the runtime itself.
+"""
+
+from dure.errors import ModelUnsupported
+
+_LLAMA = """
+arcee bloom chatglm cohere2 command-r deci deepseek deepseek2 ernie4_5 exaone exaone4 falcon falcon-h1 gemma gemma2
+gemma3 gemma3n glm4 gpt-oss gpt2 gptneox granite granitehybrid granitemoe hunyuan-dense internlm2 lfm2 llama mamba
+mamba2 minicpm minicpm3 mpt nemotron olmo olmo2 olmoe openelm orion phi2 phi3 phimoe plamo qwen qwen2 qwen2moe qwen3
+qwen3moe rwkv6 rwkv7 smollm3 stablelm starcoder2
+"""
+LLAMA = frozenset(_LLAMA.split())
+
+
+def that_run(architecture: str) -> list[str]:
+    """Names of the engines that serve a GGUF file of this architecture. Raises ModelUnsupported if none does."""
+    if architecture in LLAMA:
+        return ["llama"]
+    raise ModelUnsupported(
+        f"no engine of this release runs the architecture {architecture or '(none named)'}: `llama` runs "
+        f"{', '.join(sorted(LLAMA))}"
+    )
+
+
+def that_run_checkpoint(model_type: str) -> list[str]:
+    """The same for a Hugging Face checkpoint. None does today."""
+    raise ModelUnsupported(
+        f"no engine of this release runs a checkpoint of safetensors ({model_type}): make a GGUF file of it with "
+        "llama.cpp's convert_hf_to_gguf.py, then `dure model add FILE.gguf`. `dure model trim` takes the folder itself"
+    )
