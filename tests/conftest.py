@@ -98,11 +98,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def small_model() -> Path:
     """Real weights: the 0.5B, fetched once per machine."""
+    return fetched(SMALL_MODEL.name)
+
+
+@pytest.fixture(scope="session")
+def default_model() -> str:
+    """The name of the model that is served where nobody chooses, fetched once per machine."""
+    name = Settings.read().model
+    fetched(name)
+    return name
+
+
+def fetched(name: str) -> Path:
     from rich.console import Console
 
     from dure_workshop.fetch import Fetcher
 
-    return Fetcher(Settings.read(), Console(stderr=True)).fetch(SMALL_MODEL)
+    return Fetcher(Settings.read(), Console(stderr=True)).fetch(catalog.find(name))
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -17,9 +18,18 @@ _READY_WITHIN_S = 600
 
 
 class Village:
-    """environ adds DURE_* settings. Models are shared with the user's own state folder; everything else is new."""
+    """environ adds DURE_* settings. Models are shared with the user's own state folder; everything else is new.
 
-    def __init__(self, model: str, models_dir: Path, **environ: str) -> None:
+    inside(command) is the command that runs it, for example within a control group.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        models_dir: Path,
+        inside: Callable[[list[str]], list[str]] = lambda command: command,
+        **environ: str,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="dure-bench-")
         self.home = Path(self._folder.name)
         models_dir.mkdir(parents=True, exist_ok=True)
@@ -31,7 +41,7 @@ class Village:
         command += [f"--port={self.port}", f"--web-port={self.web_port}", f"--flower-port={self.flower_port}"]
         with self.output.open("wb") as output:
             environ = clean | {"DURE_HOME": str(self.home), "COLUMNS": "200"} | environ
-            self._process = subprocess.Popen(command, env=environ, stdout=output, stderr=output)
+            self._process = subprocess.Popen(inside(command), env=environ, stdout=output, stderr=output)
 
     @property
     def url(self) -> str:

@@ -3,11 +3,13 @@
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from dure.job import JobRecord
 from dure.job_store import JobStore
+from model_desk import make_model
 from support import DEADLINE_S, DURE, Stack, assert_ended_once, events, stop, wait_for
 
 # Leases longer than the test: what comes back, comes back by the supervisor.
@@ -138,3 +140,34 @@ def test_two_deaths_while_redis_is_away_lose_nothing(own_stack: Stack) -> None:
     own_stack.valkey.start()
     own_stack.wait_for_state(job_id, "done")
     assert_ended_once(own_stack.store, job_id, "done")
+
+
+def test_a_worker_whose_memory_runs_short_ends_its_answers_and_starts_anew(own_stack: Stack) -> None:
+    """Proved: without `on_over` the worker keeps its pid; with a crash's exit status the neighbour loses an attempt."""
+    own_stack.start_supervised("box", **SLOW, **FAULTS, **LONG_LEASE, DURE_WORKER_MEMORY_MIB="400")
+    before = own_stack.wait_for_worker("box")
+    swollen = own_stack.submit("<swell>", max_tokens=20)
+    own_stack.wait_for_state(swollen, "done")
+    # It runs while the worker decides to stop: 15 s of text, of which its grace is 20.
+    neighbour = own_stack.submit("이웃", max_tokens=300)
+    own_stack.wait_for_worker("box", not_pid=before)
+    own_stack.wait_for_state(neighbour, "done")
+    for job_id in (swollen, neighbour):
+        assert_ended_once(own_stack.store, job_id, "done")
+        assert not record(own_stack.store, job_id).lost
+    assert "memory ran short" in own_stack.log("box").read_text("utf-8")
+
+
+def test_a_worker_that_cannot_fit_says_so_once_and_is_not_started_again(own_stack: Stack, tmp_path: Path) -> None:
+    """Proved: with exit status 1 the supervisor tries five times."""
+    model = make_model(tmp_path / "tiny.gguf")
+    environ = own_stack.environ | {
+        "DURE_HOME": str(tmp_path / "home"), "DURE_WORKER_ENGINE": "llama", "DURE_WORKER_MEMORY_MIB": "50",
+    }  # fmt: skip
+    subprocess.run([DURE, "model", "add", model, "--name", "mine"], env=environ, check=True, capture_output=True)
+    command = [DURE, "worker", "--model", "mine"]
+    done = subprocess.run(command, env=environ, capture_output=True, encoding="utf-8", timeout=DEADLINE_S, check=False)
+    assert done.returncode == 1
+    assert "starting it again" not in done.stdout
+    assert "may have 50 MiB of 50 MiB (DURE_WORKER_MEMORY_MIB)" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -24,10 +24,11 @@ class Rig:
     """A worker's parts over one engine."""
 
     def __init__(self, client: redis.Redis, engine: ScriptedEngine, grace_s: float = 60) -> None:
+        self.is_tight = False
         self.store = JobStore(client)
         self.lifecycle = Lifecycle("box", engine.info, WorkerRegistry(client), grace_s)
         self.outbox = Outbox(self.store, lease_s=15)
-        self.runner = Runner(self.store, engine, self.outbox, self.lifecycle, lease_s=15)
+        self.runner = Runner(self.store, engine, self.outbox, self.lifecycle, 15, lambda: self.is_tight)
 
     def close(self) -> None:
         self.outbox.stop()
@@ -98,6 +99,26 @@ def test_a_prompt_that_cannot_fit_fails_with_the_reason(rig: Callable[..., Rig],
     assert job.error is not None
     assert job.error.code == "context_overflow"
     assert "가가" not in job.error.message
+
+
+def test_without_memory_long_prompts_are_given_back_uncharged_and_short_ones_answered(
+    rig: Callable[..., Rig], store: JobStore
+) -> None:
+    """Proved: fails without the look at `is_tight` (the long one is answered), and with a charged release."""
+    made = rig(ScriptedEngine(context=2048))
+    made.is_tight = True
+    store.submit(new_job("long", payload=payload("가" * 2000)), max_queued=10)
+    store.submit(new_job("short"), max_queued=10)
+    for _ in range(5):
+        made.runner.run("long")
+    made.runner.run("short")
+    ended(store, "short", "done")
+    waiting = store.get("long")
+    assert waiting is not None
+    assert waiting.state == "queued"
+    made.is_tight = False
+    made.runner.run("long")
+    assert not ended(store, "long", "done").lost
 
 
 def test_an_unreadable_payload_fails_the_job_and_the_worker_goes_on(rig: Callable[..., Rig], store: JobStore) -> None:

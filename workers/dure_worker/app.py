@@ -82,7 +82,12 @@ def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
         from dure_worker.engines.scripted import ScriptedEngine  # noqa: PLC0415
 
         return ScriptedEngine(
-            catalog.SCRIPTED, worker.slots, worker.context, worker.scripted_token_s, has_faults=worker.scripted_faults
+            catalog.SCRIPTED,
+            worker.slots,
+            worker.context,
+            worker.scripted_token_s,
+            has_faults=worker.scripted_faults,
+            memory_mib=worker.memory_mib,
         )
     # Loading the runtime costs 100 MB and a second; who serves `scripted` does not pay for it.
     from dure_worker.engines.llama import LlamaEngine  # noqa: PLC0415

@@ -6,6 +6,8 @@ import signal
 import threading
 from collections.abc import Generator, Iterator
 
+import psutil
+
 from dure.errors import ContextOverflow
 from dure.job import Message, Usage
 from dure_worker.engines.base import EngineInfo, FinishReason, GenerateRequest, Token, check_request
@@ -20,6 +22,7 @@ _SENTENCES = (
 # Real tokenizers give Korean about 0.7 tokens a character; here one token is up to two characters.
 _CHARACTERS_PER_TOKEN = 2
 _FAULT_AT = 10
+_SWOLLEN = 0.985  # of the limit: a worker starts anew at 0.98, and is killed at 1
 _TEMPLATE_TOKENS = 4  # per message, like a chat template's markers
 
 
@@ -27,8 +30,9 @@ class ScriptedEngine:
     """Quotes the question, then recites sentences about the dure until max_tokens.
 
     The same request always gives the same answer; with temperature > 0 the sentences' order depends on the seed alone.
-    token_s is the pause before each token, in seconds. With has_faults a question that contains <die>, <hang> or
-    <grow> does to the process what a bad prompt may do to a real engine, at the 10th token.
+    token_s is the pause before each token, in seconds. With has_faults a question that contains <die>, <hang>, <grow>
+    or <swell> does to the process what a bad prompt may do to a real engine, at the 10th token: <grow> without end,
+    <swell> until its memory is just below memory_mib, and keeps it.
     """
 
     def __init__(
@@ -39,10 +43,13 @@ class ScriptedEngine:
         token_s: float = 0.0,
         *,
         has_faults: bool = False,
+        memory_mib: int = 0,
     ) -> None:
         self.info = EngineInfo("scripted", model, num_slots, context)
         self._token_s = token_s
         self._has_faults = has_faults
+        self._memory_mib = memory_mib
+        self._hoard: list[bytearray] = []
         self._slots = threading.BoundedSemaphore(num_slots)
         self._cancelled: dict[str, threading.Event] = {}
 
@@ -73,6 +80,8 @@ class ScriptedEngine:
             num_tokens += 1
             if self._has_faults and num_tokens == _FAULT_AT:
                 _suffer(request.messages[-1].content)
+                if "<swell>" in request.messages[-1].content:
+                    self._swell()
             yield Token(finder.feed(piece))
             if finder.is_found:
                 reason = "stop"
@@ -81,6 +90,11 @@ class ScriptedEngine:
                 break
         rest = finder.finish()
         yield Token(rest, "stop" if finder.is_found else reason, Usage(num_prompt, num_tokens))
+
+    def _swell(self) -> None:
+        process = psutil.Process()
+        while process.memory_info().rss < self._memory_mib * (1 << 20) * _SWOLLEN:
+            self._hoard.append(bytearray(os.urandom(1 << 20)))
 
     def cancel(self, request_id: str) -> None:
         if event := self._cancelled.get(request_id):
