@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dure import artifact, catalog, run_file
+from dure import artifact, catalog, memory_plan, model_names, run_file
 from dure.catalog import CatalogModel
 from dure.cli_shared import JsonOption, RedisOption, cell, checking, plain_table, print_json, say
 from dure.doctor import machine, weights
 from dure.doctor.check import Check, Status, of_error, ok
-from dure.errors import SettingsError
+from dure.errors import ModelError, SettingsError
+from dure.memory_plan import Plan
 from dure.settings import Settings
 
 _MARKS = {Status.OK: ("✓", "green"), Status.WARN: ("!", "bold yellow"), Status.BAD: ("✗", "bold red")}
@@ -82,10 +83,21 @@ def _machine_checks(
     yield machine.check_packages()
     yield machine.check_home(settings.home)
     yield machine.check_disk(settings.home, weights.fetch_bytes(settings.models_dir, served))
-    yield machine.check_memory(machine.measured_memory(), served, is_serving=running is not None)
+    yield machine.check_memory(machine.measured_memory(), _planned(settings, served), is_serving=running is not None)
     yield machine.check_cpu(*machine.measured_cpu())
     for option, (host, port) in ports.items():
         yield machine.check_port(option, host, port, own_ports, machine.is_dure_port)
+
+
+def _planned(settings: Settings, served: CatalogModel | None) -> Plan | None:
+    """With a worker's usual slots and context; None without weights, or where they cannot be read (said elsewhere)."""
+    if served is None:
+        return None
+    try:
+        found = model_names.subject(served.name, settings.models_dir)
+    except ModelError:
+        return None
+    return memory_plan.plan(found.weights_bytes, found.shape)
 
 
 def _model_check(settings: Settings, served: CatalogModel | None, *, quick: bool) -> Check:

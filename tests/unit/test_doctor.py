@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dure import catalog
-from dure.catalog import Trimming
+from dure import catalog, memory_plan, model_names
+from dure.catalog import CatalogModel, Trimming
 from dure.doctor import machine, weights
 from dure.doctor.check import Check, Status, of_error
 from dure.doctor.machine import Memory
@@ -27,6 +27,7 @@ from dure.doctor.redis_server import (
 )
 from dure.embedded_redis import find_server
 from dure.errors import SettingsError
+from dure.memory_plan import Plan
 from dure.redis_policy import Durability
 from dure.worker_registry import WorkerInfo
 
@@ -108,21 +109,26 @@ def test_free_disk_is_judged_by_what_the_model_still_needs(free: int, fetch: int
     assert (status == "ok") is (check.remedy.en == "")
 
 
+def planned(model: CatalogModel) -> Plan:
+    found = model_names.subject_by_shape(model)
+    return memory_plan.plan(found.weights_bytes, found.shape)
+
+
 def test_a_machine_that_is_too_small_for_the_model_is_bad() -> None:
-    check = machine.check_memory(Memory(GIB, GIB), BIG, is_serving=False)
-    assert_has_remedy(check, "bad", "1.5 GiB", "dure model list")
-    assert machine.check_memory(Memory(GIB, GIB), SMALL, is_serving=False).status == "ok"
+    check = machine.check_memory(Memory(GIB, GIB), planned(BIG), is_serving=False)
+    assert_has_remedy(check, "bad", "1.5 GiB", "dure model recommend")
+    assert machine.check_memory(Memory(2 * GIB, 2 * GIB), planned(SMALL), is_serving=False).status == "ok"
 
 
 def test_memory_that_others_use_is_a_warning_unless_the_worker_itself_uses_it() -> None:
     crowded = Memory(4 * GIB, GIB)
-    assert_has_remedy(machine.check_memory(crowded, BIG, is_serving=False), "warn", "close other programs")
-    assert machine.check_memory(crowded, BIG, is_serving=True).status == "ok"
+    assert_has_remedy(machine.check_memory(crowded, planned(BIG), is_serving=False), "warn", "close other programs")
+    assert machine.check_memory(crowded, planned(BIG), is_serving=True).status == "ok"
 
 
 def test_memory_is_no_matter_without_weights_or_without_a_worker() -> None:
     assert machine.check_memory(Memory(1, 1), None, is_serving=False).status == "ok"
-    assert machine.check_memory(None, BIG, is_serving=False).status == "ok"
+    assert machine.check_memory(None, planned(BIG), is_serving=False).status == "ok"
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from pathlib import Path
 import httpx
 
 from dure import machine_memory
-from dure.catalog import CatalogModel
+from dure.budget import Budget
 from dure.doctor.check import Check, Remedy, bad, gb, gib, of_error, ok, warn
 from dure.errors import SettingsError
 from dure.machine_memory import Memory
+from dure.memory_plan import Plan
 from dure.ports import bind_error
 
 _OLDEST_PYTHON = (3, 11)
@@ -29,8 +30,6 @@ _ROLES = {"gateway": ("fastapi", "uvicorn", "flower", "celery", "redis"), "worke
 
 _FREE_BAD = 200_000_000  # jobs and logs of some days
 _FREE_WARN = 1_000_000_000
-# Beside its weights a worker holds its slots' context and itself: 1.5B with 4 slots of 2,048 was measured at 1,509 MiB.
-_WORKER_BYTES = 500 << 20
 _FEW_CORES = 2
 _PROBE_BYTES = 1 << 16
 _PROBE_TIMEOUT_S = 1.0
@@ -97,22 +96,24 @@ def judge_disk(free: int, fetch_bytes: int) -> Check:
     return warn("disk", found, remedy) if free < fetch_bytes + _FREE_WARN else ok("disk", found)
 
 
-def check_memory(memory: Memory | None, model: CatalogModel | None, *, is_serving: bool) -> Check:
-    """No memory: it cannot be measured. No model: one without weights. is_serving: a worker here holds it already."""
+def check_memory(memory: Memory | None, planned: Plan | None, *, is_serving: bool) -> Check:
+    """No memory: it cannot be measured. No plan: a model without weights. is_serving: a worker here holds it now."""
     if memory is None:
         return ok("memory", "not measured: psutil is not here, so no worker is either")
-    needed = model.num_bytes + _WORKER_BYTES if model else 0
-    found = f"{gib(memory.total)}, {gib(memory.available)} of it available"
-    if model:
-        found += f"; a worker with {model.name} needs {gib(needed)}"
-    smaller = Remedy(
-        "close other programs, or serve a smaller model: `dure model list`, then --model NAME",
-        "다른 프로그램을 닫거나 더 작은 모델을 쓰세요. `dure model list`로 보고 --model 이름으로 고릅니다.",
-    )
-    if memory.total < needed:
-        return bad("memory", found, smaller)
-    if memory.available < needed and not is_serving:
-        return warn("memory", found, smaller)
+    found = f"{gib(memory.total)} ({memory.source}), {gib(memory.available)} of it available"
+    if planned is None:
+        return ok("memory", found)
+    found += f"; a worker is planned to hold {gib(planned.rss)} at its peak"
+    if not Budget.of(memory).holds(planned):
+        return bad("memory", found, Remedy(
+            "let it choose fewer slots, --fit, or serve a smaller model: `dure model recommend`, then --model NAME",
+            "--fit으로 자리를 줄이거나 더 작은 모델을 쓰세요. `dure model recommend`로 보고 --model 이름으로 고릅니다.",
+        ))  # fmt: skip
+    if memory.available < planned.rss and not is_serving:
+        return warn("memory", found, Remedy(
+            "close other programs, or serve a smaller model: `dure model recommend`, then --model NAME",
+            "다른 프로그램을 닫거나 더 작은 모델을 쓰세요. `dure model recommend`로 보고 --model 이름으로 고릅니다.",
+        ))  # fmt: skip
     return ok("memory", found)
 
 
