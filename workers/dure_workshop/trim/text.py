@@ -15,7 +15,7 @@ from dure_workshop.trim.vocabulary import Vocabulary
 _LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SHORT_FORMS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_PATTERNS = {
+PATTERNS = {
     "qwen2": rf"{_SHORT_FORMS}|{_LETTERS}|\p{{N}}|{_REST}",
     "llama-bpe": rf"{_SHORT_FORMS}|{_LETTERS}|\p{{N}}{{1,3}}|{_REST}",
     "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -30,12 +30,12 @@ def segmenter_of(vocabulary: Vocabulary, pre: str) -> Encoder | None:
     """None where the pattern is not known. SentencePiece has none and needs none."""
     if isinstance(vocabulary, Spm):
         return vocabulary
-    return Segmenter(vocabulary, pre) if isinstance(vocabulary, Bpe) and pre in _PATTERNS else None
+    return Segmenter(vocabulary, pre) if isinstance(vocabulary, Bpe) and pre in PATTERNS else None
 
 
 def name_of(pattern: str) -> str | None:
     """By which name a pattern is known here."""
-    return next((name for name, known in _PATTERNS.items() if known == pattern), None)
+    return next((name for name, known in PATTERNS.items() if known == pattern), None)
 
 
 def count(encoder: Encoder, texts: Iterable[str]) -> Counter[int]:
@@ -47,7 +47,7 @@ class Segmenter:
 
     def __init__(self, bpe: Bpe, pre: str) -> None:
         self._bpe = bpe
-        self._pattern = regex.compile(_PATTERNS[pre])
+        self._pattern = regex.compile(PATTERNS[pre])
         self._pieces = lru_cache(maxsize=1 << 17)(self._piece)
 
     def encode(self, text: str) -> list[int]:
