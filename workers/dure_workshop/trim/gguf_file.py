@@ -95,13 +95,21 @@ def trim(
     choice = choose(found, languages, size, counts, _needed_ids(source, found, languages))
     values = _trimmed_values(source, found, choice)
     tensors = gguf.placed([_trimmed(tensor, choice) for tensor in source.tensors.values()], gguf.alignment_of(values))
+    write(target, values, tensors, _weights(source, tensors, choice, gguf.alignment_of(values)), on_progress)
+    return choice
+
+
+def write(
+    target: Path, values: dict[str, Value], tensors: list[Tensor], weights: Iterator[Any], on_progress: Progress
+) -> None:
+    """Write a whole file beside `target`, then put it there in one step. Raises ModelError; then nothing is left."""
     total = sum(tensor.num_bytes for tensor in tensors)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with unfinished.open("wb") as file:
             file.write(gguf.head(values, tensors))
             done = 0
-            for piece in _weights(source, tensors, choice, gguf.alignment_of(values)):
+            for piece in weights:
                 file.write(piece)
                 done += len(piece)
                 on_progress(min(done, total), total)
@@ -112,7 +120,6 @@ def trim(
         raise ModelError(f"{target} cannot be written ({error.strerror}): free {total >> 20} MiB there") from None
     finally:
         unfinished.unlink(missing_ok=True)
-    return choice
 
 
 def _needed_ids(source: Gguf, found: Bpe | Spm, languages: set[str]) -> set[int]:
