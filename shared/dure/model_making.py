@@ -38,10 +38,18 @@ def model_trim(
     text: Annotated[
         list[Path] | None, typer.Option(help="Text of yours: what it uses most is kept first. May be repeated.")
     ] = None,
+    add_words: Annotated[
+        int,
+        typer.Option(
+            min=0, max=8192, help="Add so many Korean words of --text as tokens, if its likelihood bears it (numpy)."
+        ),
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a model's vocabulary down to some languages: smaller and faster, and it cannot slip into the others."""
     require("regex", "worker")
+    if add_words:
+        require("numpy", "worker,numbers")
     path = model_names.weights_of(source, Settings.read().models_dir)
     command = [
         "trim",
@@ -49,6 +57,7 @@ def model_trim(
         f"--keep={keep}",
         f"--size={size}",
         f"--out={out}",
+        *([f"--add-words={add_words}"] if add_words else []),
         *(f"--text={path}" for path in text or ()),
     ]
     report = _workshop(*command)
@@ -57,6 +66,8 @@ def model_trim(
         return
     Console().print(_trim_table(report))
     say(f"\n{report['bytes_before'] / 1e6:,.0f} → {report['bytes_after'] / 1e6:,.0f} MB, {out}")
+    if added := report.get("added"):
+        say(f"더한 낱말 / words added: {added['words']}" + (f" ({added['why']})" if "why" in added else ""))
     for name, (before, after) in report["fertility"].items():
         say(f"한글 한 글자에 드는 토큰 / tokens per Korean character, {name}: {before:.3f} → {after:.3f}")
     say("잘린 글자도 바이트 토큰으로 읽고 쓸 수 있지만 느립니다. / Scripts that were cut cost byte tokens now.")

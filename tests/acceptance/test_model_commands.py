@@ -269,6 +269,12 @@ def test_a_model_that_is_being_fetched_is_not_removed(desk: Desk) -> None:
 # trim
 
 
+def test_words_are_added_from_text_alone(desk: Desk, model: Path) -> None:
+    said = desk.refused("trim", model, "--size", 320, "--out", "o.gguf", "--add-words", 8)
+    assert "--text" in said
+    assert not (desk.folder / "o.gguf").exists()
+
+
 def test_trimming_writes_a_smaller_file_and_reports_what_was_cut(desk: Desk, model: Path) -> None:
     found = desk.json("trim", model, "--size", 320, "--out", "o.gguf")
     out = desk.folder / "o.gguf"

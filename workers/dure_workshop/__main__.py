@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import json
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -69,7 +70,34 @@ def _run_add(options: argparse.Namespace, settings: Settings, console: Console) 
 
 
 def _run_trim(options: argparse.Namespace, _: Settings, __: Console) -> dict[str, Any]:
-    return trimmed(options.source, options.out, _languages(options.keep), options.size, options.text)
+    if options.add_words and (not options.text or options.source.is_dir()):
+        raise SettingsError("--add-words takes the words from --text, and puts them into a .gguf file: name both")
+    report = trimmed(options.source, options.out, _languages(options.keep), options.size, options.text)
+    if options.add_words:
+        report["added"] = added_words(options.out, "\n".join(map(_read_text, options.text)), options.add_words)
+        report["bytes_after"] = options.out.stat().st_size
+    return report
+
+
+def added_words(out: Path, text: str, number: int) -> dict[str, Any]:
+    """Put words into the finished file, unless they cost too much; the last fifth of the text is what judges it."""
+    from dure_workshop.trim.added import TooCostly, add_words  # noqa: PLC0415 - needs numpy and the runtime
+
+    lines = text.splitlines()
+    num_learnt = len(lines) * 4 // 5
+    wider = out.with_name(f".{out.name}.words")
+    try:
+        found = add_words(
+            GgufModel.read(out), wider, "\n".join(lines[:num_learnt]), "\n".join(lines[num_learnt:]), number
+        )
+    except TooCostly as error:
+        return {"words": 0, "why": str(error)}
+    wider.replace(out)
+    return {
+        "words": number,
+        "tokens_saved": round(found.tokens_saved, 4),
+        "bits_per_byte": [round(found.before.bits_per_byte, 4), round(found.after.bits_per_byte, 4)],
+    }
 
 
 def _run_bench(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
@@ -169,7 +197,7 @@ def _languages(text: str) -> set[str]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return unicodedata.normalize("NFC", path.read_text("utf-8"))  # as a worker writes prompts
     except OSError as error:
         raise SettingsError(f"--text {path} cannot be read ({error.strerror}): name a text file") from None
     except UnicodeDecodeError:
@@ -222,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     cut.add_argument("--out", type=Path, required=True)
     cut.add_argument("--keep", default="korean,english")
     cut.add_argument("--size", type=int, default=32_000)
+    cut.add_argument("--add-words", type=int, default=0)
     cut.add_argument("--text", type=Path, action="append", default=[])
     return parser
 
