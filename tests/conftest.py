@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -96,25 +96,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def small_model() -> Path:
-    """Real weights: the 0.5B, fetched once per machine."""
-    return fetched(SMALL_MODEL.name)
-
-
-@pytest.fixture(scope="session")
-def default_model() -> str:
-    """The name of the model that is served where nobody chooses, fetched once per machine."""
-    name = Settings.read().model
-    fetched(name)
-    return name
-
-
-def fetched(name: str) -> Path:
+def fetched() -> Callable[[str], Path]:
+    """Real weights by their name in the catalogue, fetched once per machine."""
     from rich.console import Console
 
     from dure_workshop.fetch import Fetcher
 
-    return Fetcher(Settings.read(), Console(stderr=True)).fetch(catalog.find(name))
+    return lambda name: Fetcher(Settings.read(), Console(stderr=True)).fetch(catalog.find(name))
+
+
+@pytest.fixture(scope="session")
+def small_model(fetched: Callable[[str], Path]) -> Path:
+    """The 0.5B with its whole vocabulary."""
+    return fetched(SMALL_MODEL.name)
+
+
+@pytest.fixture(scope="session")
+def default_model(fetched: Callable[[str], Path]) -> str:
+    """The name of the model that is served where nobody chooses."""
+    name = Settings.read().model
+    fetched(name)
+    return name
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

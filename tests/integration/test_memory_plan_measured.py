@@ -1,9 +1,9 @@
-"""The memory plan against a real worker with the 0.5B: its slots full, its prompt cache full, its peak as planned.
+"""The memory plan against real workers with the models that can be had here: slots full, cache full, peak as planned.
 
 Memory does not depend on how busy the machine is; nothing here is timed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,11 +60,21 @@ class Box:
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) << 10
 
 
-@pytest.fixture(params=[(4, 512), (1, 2048)], ids=["4 slots of 512", "1 slot of 2048"])
-def box(tmp_path: Path, small_model: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
+LOADS = [
+    ("qwen2.5-coder-0.5b-instruct-q4_k_m", 4, 512),
+    ("qwen2.5-coder-0.5b-instruct-q4_k_m", 1, 2048),
+    ("qwen2.5-coder-1.5b-korean", 1, 1024),
+    ("gemma-3-270m-q4_k_m", 2, 1024),
+    ("gemma-3-270m-korean", 4, 512),
+]
+
+
+@pytest.fixture(params=LOADS, ids=[f"{name}, {slots} x {context}" for name, slots, context in LOADS])
+def box(tmp_path: Path, fetched: Callable[[str], Path], request: pytest.FixtureRequest) -> Iterator[Box]:
     if not Path("/proc/self/status").exists():
         pytest.skip("only Linux tells a process's peak")
-    box = Box(tmp_path, small_model, *request.param)
+    name, slots, context = request.param
+    box = Box(tmp_path, fetched(name), slots, context)
     with box.stack:
         box.start()
         yield box

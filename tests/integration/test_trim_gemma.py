@@ -1,5 +1,6 @@
 """The real Gemma 3 270M with 32,000 of its 262,144 SentencePiece tokens."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -42,14 +43,8 @@ ODD = [
 
 
 @pytest.fixture(scope="module")
-def gemma() -> Path:
-    """Real weights, fetched once per machine."""
-    from rich.console import Console
-
-    from dure.settings import Settings
-    from dure_workshop.fetch import Fetcher
-
-    return Fetcher(Settings.read(), Console(stderr=True)).fetch(BASE)
+def gemma(fetched: Callable[[str], Path]) -> Path:
+    return fetched(BASE.name)
 
 
 @pytest.fixture(scope="module")
