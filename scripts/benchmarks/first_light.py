@@ -14,7 +14,6 @@ import httpx
 
 from benchmarks import machine
 from benchmarks.report import footer, save
-from benchmarks.timing import LONG_TEXT, NUM_LONG, Timing, answer, in_parallel
 from benchmarks.village import Village
 from dure import Client, catalog
 from dure.job import JobPayload, Message, Sampling
@@ -23,9 +22,11 @@ from dure_worker.app import load_engine
 from dure_worker.conversation.conversation import Conversation
 from dure_worker.engines import Engine, GenerateRequest
 from dure_worker.settings import WorkerSettings
+from dure_workshop.measure import LONG_TEXT, Timing, in_parallel, timed
 
 RESULT = Path("scripts/results/first-light.md")
 QUESTION = "두레가 무엇인지 한국어로 자세히 설명해 주세요."
+NUM_LONG = 45  # repeats of LONG_TEXT that nearly fill a slot of 2,048 tokens
 SCRIPTED_CLIENTS = 16
 SCRIPTED_TOKENS = 16
 
@@ -35,7 +36,7 @@ def direct(engine: Engine, payload: JobPayload) -> Timing:
     began = time.perf_counter()
     prompt = Conversation(engine.count_tokens, engine.info.context).fit(payload)
     request = GenerateRequest("bench", prompt.messages, prompt.max_tokens, sampling=payload.sampling)
-    return answer(engine, request, began)
+    return timed(engine, request, began)
 
 
 def road(client: Client, max_tokens: int) -> Timing:

@@ -33,11 +33,15 @@ class Timing:
 
     first_s: float
     tokens_per_s: float
-    usage: Usage
+    usage: Usage = Usage()
+
+    def __str__(self) -> str:
+        return f"{self.first_s * 1e3:.0f} ms, {self.tokens_per_s:.1f} tokens/s"
 
 
-def timed(engine: Engine, request: GenerateRequest) -> Timing:
-    began = time.perf_counter()
+def timed(engine: Engine, request: GenerateRequest, began: float | None = None) -> Timing:
+    """began: of time.perf_counter, when the asker began to wait; None: now."""
+    began = time.perf_counter() if began is None else began
     first = 0.0
     usage = Usage()
     for token in engine.generate(request):
@@ -65,12 +69,14 @@ def prefill(engine: Engine, context: int) -> float:
     return found.usage.prompt_tokens / found.first_s
 
 
-def together(engine: Engine, num_slots: int) -> float:
+def together(engine: Engine, num_slots: int, max_tokens: int = _MAX_TOKENS) -> float:
     """Tokens a second of answers in all slots at once, whose prompts are there already."""
     in_parallel(num_slots, lambda number: timed(engine, question(number, 1)))
     counted: list[int] = []
     began = time.perf_counter()
-    in_parallel(num_slots, lambda number: counted.append(timed(engine, question(number)).usage.completion_tokens))
+    in_parallel(
+        num_slots, lambda number: counted.append(timed(engine, question(number, max_tokens)).usage.completion_tokens)
+    )
     return sum(counted) / (time.perf_counter() - began)
 
 
