@@ -14,6 +14,9 @@ qwen3moe rwkv6 rwkv7 smollm3 stablelm starcoder2
 """
 LLAMA = frozenset(_LLAMA.split())
 
+# Checkpoints (config.json, model_type) that dure_workshop/convert.py knows.
+CONVERTIBLE = frozenset({"llama", "qwen2", "qwen3"})
+
 
 def that_run(architecture: str) -> list[str]:
     """Names of the engines that serve a GGUF file of this architecture. Raises ModelUnsupported if none does."""
@@ -26,8 +29,10 @@ def that_run(architecture: str) -> list[str]:
 
 
 def that_run_checkpoint(model_type: str) -> list[str]:
-    """The same for a Hugging Face checkpoint. None does today."""
+    """The same for a Hugging Face checkpoint, which is converted to GGUF first. Raises ModelUnsupported."""
+    if model_type in CONVERTIBLE:
+        return ["llama"]
     raise ModelUnsupported(
-        f"no engine of this release runs a checkpoint of safetensors ({model_type}): make a GGUF file of it with "
-        "llama.cpp's convert_hf_to_gguf.py, then `dure model add FILE.gguf`. `dure model trim` takes the folder itself"
+        f"checkpoints of {model_type} cannot be converted here, only those of {', '.join(sorted(CONVERTIBLE))}: make a "
+        "GGUF file of it with llama.cpp's convert_hf_to_gguf.py, then `dure model add FILE.gguf`"
     )

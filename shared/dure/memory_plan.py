@@ -8,11 +8,12 @@ below say where), and tests/integration/test_memory_plan_measured.py compares th
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from dure import gguf
 from dure.errors import ModelCorrupt
-from dure.gguf import BLOCKS, Gguf, TensorType
+from dure.gguf import BLOCKS, EMBEDDING, OUTPUT, Gguf, TensorType
 
 MIB = 1 << 20
 
@@ -40,6 +41,14 @@ _SAMPLER_BYTES_PER_TOKEN = 20
 
 # Kiwi with its language model, resident (measured; shared/docs). The worker does not load it today.
 KIWI_BYTES = 335 * MIB
+
+
+class Precision(StrEnum):
+    """Into which kinds of weights a checkpoint is converted."""
+
+    Q4_K_M = "q4_k_m"
+    Q8_0 = "q8_0"
+    F16 = "f16"
 
 
 @dataclass(frozen=True)
@@ -213,8 +222,22 @@ def q4_k_m_bytes(shape: Shape) -> int:
 _FALLBACK = {TensorType.Q4_K: TensorType.Q5_0, TensorType.Q5_K: TensorType.Q5_1, TensorType.Q6_K: TensorType.Q8_0}
 
 
+def q4_k_m_kind(name: str, layer: int, row: int, shape: Shape) -> TensorType:
+    """The kind of a matrix by its name in a GGUF file, the number of its layer and the length of its rows."""
+    has_more = (
+        name == OUTPUT
+        or (name == EMBEDDING and shape.is_tied)
+        or (name.endswith(("attn_v.weight", "ffn_down.weight")) and _has_more_bits(layer, shape.layers))
+    )
+    return _fitting(row, TensorType.Q6_K if has_more else TensorType.Q4_K)
+
+
+def _fitting(row: int, kind: TensorType) -> TensorType:
+    return kind if row % BLOCKS[kind][0] == 0 else _FALLBACK[kind]
+
+
 def _row_bytes(row: int, kind: TensorType) -> int:
-    kind = kind if row % BLOCKS[kind][0] == 0 else _FALLBACK[kind]
+    kind = _fitting(row, kind)
     weights, size = BLOCKS[kind]
     return math.ceil(row / weights) * size
 

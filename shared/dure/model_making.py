@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dure import catalog, model_names
 from dure.cli_shared import JsonOption, cell, plain_table, print_json, require, say
+from dure.memory_plan import Precision
 from dure.settings import Settings
 
 
@@ -79,11 +80,20 @@ def model_add(
     ],
     name: Annotated[str | None, typer.Option(help="What to call it here. Default: from the file's name.")] = None,
     file: Annotated[str | None, typer.Option(help="Which file of a hub's repository. Default: its Q4_K_M.")] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Of a checkpoint's weights when it is converted to GGUF.")
+    ] = Precision.Q4_K_M,
     as_json: JsonOption = False,
 ) -> None:
     """Make a model of yours one that can be served: checked against the engines, copied, its sha256 noted."""
     require("filelock", "worker")
-    options = [*([f"--name={name}"] if name else []), *([f"--file={file}"] if file else [])]
+    if Path(source).expanduser().is_dir():
+        require("numpy", "worker,numbers")
+    options = [
+        f"--precision={precision.value}",
+        *([f"--name={name}"] if name else []),
+        *([f"--file={file}"] if file else []),
+    ]
     added = _workshop("add", source, *options)
     if as_json:
         print_json(added)

@@ -15,6 +15,7 @@ from dure import artifact, gguf
 from dure.artifact import MANIFEST
 from dure.gguf import Value, ValueType
 from model_desk import Desk, make_model
+from tiny_decoder import TinyDecoder
 
 
 @pytest.fixture
@@ -132,14 +133,28 @@ def test_embeddings_that_are_not_the_vocabularys_are_refused(desk: Desk, tmp_pat
     assert "rows" in desk.refused("add", make_model(tmp_path / "odd.gguf", rows=100))
 
 
-def test_a_checkpoint_of_safetensors_is_told_which_engines_run_it(desk: Desk, tmp_path: Path) -> None:
+def test_a_checkpoint_is_converted_and_becomes_a_model_like_any_other(desk: Desk, tmp_path: Path) -> None:
+    checkpoint = TinyDecoder.make("qwen3").write(tmp_path / "checkpoint")
+    added = json.loads(desk.run("add", checkpoint, "--name", "mine", "--precision", "q8_0", "--json").stdout)
+    assert (added["architecture"], added["engines"]) == ("qwen3", ["llama"])
+    assert added["has_chat_template"]
+    manifest = artifact.read(folder(desk, "mine"))
+    assert manifest is not None
+    assert set(manifest.quantization) == {"Q8_0", "F32"}
+    assert desk.json("verify", "mine")["has_manifest"]
+    assert {path.name for path in (desk.home / "models").iterdir()} == {"mine"}
+
+
+def test_a_checkpoint_that_cannot_be_converted_is_refused_with_what_can(desk: Desk, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     assert "config.json" in desk.refused("add", checkpoint)
-    (checkpoint / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": "exaone"}))
     said = desk.refused("add", checkpoint)
-    assert "qwen2" in said
+    assert "exaone" in said
     assert "convert_hf_to_gguf.py" in said
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    assert "neither model.safetensors nor" in desk.refused("add", checkpoint)
 
 
 @pytest.mark.parametrize("name", ["scripted", "a/b", "..", "x" * 65])

@@ -22,5 +22,6 @@ def test_what_no_engine_runs_is_refused_with_what_they_do_run() -> None:
     for name in ("whisper", ""):
         with pytest.raises(ModelUnsupported, match="qwen2"):
             engines.that_run(name)
+    assert engines.that_run_checkpoint("llama") == ["llama"]
     with pytest.raises(ModelUnsupported, match=r"dure model add FILE\.gguf"):
-        engines.that_run_checkpoint("llama")
+        engines.that_run_checkpoint("exaone")

@@ -66,7 +66,7 @@ def _run_fetch(options: argparse.Namespace, settings: Settings, console: Console
 
 
 def _run_add(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
-    return add(settings, console, options.source, options.name, options.file)
+    return add(settings, console, options.source, options.name, options.file, options.precision)
 
 
 def _run_trim(options: argparse.Namespace, _: Settings, __: Console) -> dict[str, Any]:
@@ -242,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("source")
     own.add_argument("--name")
     own.add_argument("--file")
+    own.add_argument("--precision", choices=["q4_k_m", "q8_0", "f16"], default="q4_k_m")
     measured = commands.add_parser("bench")
     measured.add_argument("name", metavar="MODEL")
     measured.add_argument("--repeats", type=int, default=5)

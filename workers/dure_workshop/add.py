@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,22 @@ from dure import artifact, catalog, engines, gguf, memory_plan
 from dure.catalog import CatalogModel
 from dure.errors import ModelCorrupt, ModelError, ModelUnavailable
 from dure.gguf import Gguf
+from dure.memory_plan import Precision
 from dure.settings import Settings
 from dure_workshop.fetch import Fetcher
+from dure_workshop.trim.checkpoint_files import Checkpoint
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def add(settings: Settings, console: Console, source: str, name: str | None, file: str | None) -> dict[str, Any]:
+def add(
+    settings: Settings, console: Console, source: str, name: str | None, file: str | None, precision: str
+) -> dict[str, Any]:
     """Have it under models/{name}/ and say what it is. Raises DureError; then nothing of it is left there."""
     path = Path(source).expanduser()
     if path.is_dir():
-        engines.that_run_checkpoint(_model_type(path))
+        return _add_checkpoint(settings, console, path, _checked(name or _plain(path.resolve().name)), precision)
     if path.is_file():
         model = _of_file(path, _checked(name or _plain(path.stem)), console)
         settings = settings.model_copy(update={"model_source": path.parent})
@@ -44,6 +49,27 @@ def add(settings: Settings, console: Console, source: str, name: str | None, fil
         "engines": engines.that_run(found.architecture),
         "has_chat_template": bool(found.get("tokenizer.chat_template")),
     }
+
+
+def _add_checkpoint(settings: Settings, console: Console, folder: Path, name: str, precision: str) -> dict[str, Any]:
+    """Converted beside the models, then added as any file. Peak memory: some MB of weights, vocabulary and JSON."""
+    engines.that_run_checkpoint(_model_type(folder))
+    from dure_workshop import convert  # noqa: PLC0415 - needs numpy and the runtime
+
+    checkpoint = Checkpoint.read(folder)
+    settings.models_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".converting-", dir=settings.models_dir) as work:
+        target = Path(work) / f"{name}.gguf"
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("변환 / Converting", total=None)
+            convert.convert(
+                checkpoint,
+                target,
+                Precision(precision),
+                lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        return add(settings, console, str(target), name, None, precision)
 
 
 def require_servable(source: Gguf) -> None:

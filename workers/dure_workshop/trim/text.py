@@ -33,6 +33,10 @@ def segmenter_of(vocabulary: Vocabulary, pre: str) -> Encoder | None:
     return Segmenter(vocabulary, pre) if isinstance(vocabulary, Bpe) and pre in PATTERNS else None
 
 
+def is_known(pre: str) -> bool:
+    return pre in PATTERNS
+
+
 def name_of(pattern: str) -> str | None:
     """By which name a pattern is known here."""
     return next((name for name, known in PATTERNS.items() if known == pattern), None)
