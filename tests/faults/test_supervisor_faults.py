@@ -119,13 +119,30 @@ def test_sigterm_to_the_supervisor_drains_its_worker(own_stack: Stack) -> None:
 
 
 def test_a_supervisor_gives_up_loudly_on_a_worker_that_cannot_start(own_stack: Stack) -> None:
-    environ = own_stack.environ | {"DURE_WORKER_CONTEXT": "1"}
-    done = subprocess.run(
-        [DURE, "worker"], env=environ, capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
+    """Proved: with a pause after each death that forgets the earlier ones it never ends."""
+    own_stack.store.redis.config_set("maxmemory-policy", "allkeys-lru")
+    done = supervised_to_the_end(own_stack)
     assert done.returncode == 1
     assert "died 5 times" in done.stderr
+    assert "maxmemory-policy" in done.stderr
+
+
+def test_a_supervisor_does_not_start_again_what_says_it_would_fail_again(own_stack: Stack) -> None:
+    done = supervised_to_the_end(own_stack, DURE_WORKER_CONTEXT="1")
+    assert done.returncode == 1
+    assert "starting it again" not in done.stdout + done.stderr
     assert "DURE_WORKER_CONTEXT = '1'" in done.stderr
+
+
+def supervised_to_the_end(stack: Stack, **environ: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [DURE, "worker"],
+        env=stack.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
 
 
 def test_two_deaths_while_redis_is_away_lose_nothing(own_stack: Stack) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 from dure import logs
 from dure.errors import DureError, ModelError, SettingsError
@@ -13,14 +14,24 @@ from dure_worker.settings import WorkerSettings
 def main() -> None:
     try:
         settings, worker = Settings.read(), WorkerSettings.read()
-        logs.configure(settings.log_level)
+    except SettingsError as error:
+        _end(error, os.EX_CONFIG)
+    logs.configure(settings.log_level)
+    try:
         is_short_of_memory = run_worker(settings, worker)
+    except ModelError as error:
+        _end(error, os.EX_CONFIG)
     except DureError as error:
-        print(f"dure worker: {error}", file=sys.stderr)  # noqa: T201 - the process's last words
-        # Started again it would say the same: its supervisor need not try.
-        sys.exit(os.EX_CONFIG if isinstance(error, SettingsError | ModelError) else 1)
+        # Somebody may set Redis right in the meantime: worth another start.
+        _end(error, 1)
     if is_short_of_memory:
         sys.exit(os.EX_TEMPFAIL)
+
+
+def _end(error: DureError, status: int) -> NoReturn:
+    """status `EX_CONFIG`: started again it would say the same; its supervisor need not try."""
+    print(f"dure worker: {error}", file=sys.stderr)  # noqa: T201 - the process's last words
+    sys.exit(status)
 
 
 if __name__ == "__main__":
