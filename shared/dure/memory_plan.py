@@ -34,8 +34,10 @@ _KV_STEP = 256
 _PYTHON_BYTES = 68 * MIB
 # what the engine holds beside weights, KV and batch buffers: its server, threads and chat template;
 _ENGINE_BYTES = 20 * MIB
-# a token's text, its merges, and the indices over both.
-_TOKENIZER_BYTES_PER_TOKEN = 405
+# a token's text and the index over it (SentencePiece), and with merges, as most vocabularies have them, the index over
+# those too (Gemma and Qwen2.5, each with its whole vocabulary and with 32,000 tokens).
+_BYTES_PER_TOKEN = 215
+_BYTES_PER_TOKEN_WITH_MERGES = 405
 # For each slot: a row of logits (4), and the sampler's list of candidates (12, and 4 while it is sorted).
 _SAMPLER_BYTES_PER_TOKEN = 20
 
@@ -58,6 +60,7 @@ class Shape:
     window, global_every    attention over the last `window` tokens, but in every n-th layer over all; 0: all over all
     num_conv                of `layers`, short convolutions instead of attention (LFM2)
     is_gated                three matrices in the feed-forward part, else two (GPT-NeoX)
+    has_merges              a BPE vocabulary, not SentencePiece's with scores (Gemma)
     is_tied                 the output uses the embedding's weights
     """
 
@@ -73,6 +76,7 @@ class Shape:
     global_every: int = 0
     num_conv: int = 0
     is_gated: bool = True
+    has_merges: bool = True
 
     @property
     def num_attention(self) -> int:
@@ -138,17 +142,24 @@ def plan(weights: int, shape: Shape, load: Load = Load(), reserve: int = 0) -> P
         kv_cache=kv_cache_bytes(shape, load),
         compute=_compute_bytes(shape, load),
         prompt_cache=load.prompt_cache_bytes,  # a prompt that is larger than the limit is not kept at all
-        engine=_ENGINE_BYTES + shape.vocab * _TOKENIZER_BYTES_PER_TOKEN,
+        engine=_ENGINE_BYTES + _tokenizer_bytes(shape),
         python=_PYTHON_BYTES,
         korean_editor=KIWI_BYTES if load.has_editor else 0,
         reserve=reserve,
     )
 
 
+def _tokenizer_bytes(shape: Shape) -> int:
+    return shape.vocab * (_BYTES_PER_TOKEN_WITH_MERGES if shape.has_merges else _BYTES_PER_TOKEN)
+
+
 def kv_cache_bytes(shape: Shape, load: Load) -> int:
-    """Cells for every slot's whole context; in a windowed layer for the window and one batch, if that is less."""
+    """Cells for every slot's whole context; in a windowed layer for the window and one batch, if that is less.
+
+    Of windowed layers the engine keeps a copy for each slot, to go on from when a conversation's next turn comes.
+    """
     cells = _rounded(load.context, _KV_STEP)
-    windowed = min(cells, _rounded(shape.window + _BATCH, _KV_STEP))
+    windowed = min(cells, _rounded(shape.window + _BATCH, _KV_STEP)) + min(load.context, shape.window)
     tokens = (shape.num_attention - shape.num_windowed) * cells + shape.num_windowed * windowed
     # A short convolution keeps the last two inputs of each slot.
     conv = shape.num_conv * 2 * shape.hidden * _F32
@@ -198,6 +209,7 @@ def _shape_of(source: Gguf, vocab: int) -> Shape:
         # LFM2 gives a number for each layer: no KV heads, no attention.
         num_conv=sum(not number for number in kv_heads) if isinstance(kv_heads, list) else 0,
         is_gated=any(".ffn_gate." in name for name in source.tensors),
+        has_merges=source.get("tokenizer.ggml.model", "gpt2") != "llama",
     )
     if min(layers, hidden, heads, shape.kv_heads, shape.head_dim, shape.ffn, vocab) < 1:
         raise ValueError("a shape of nothing")

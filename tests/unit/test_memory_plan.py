@@ -89,13 +89,19 @@ def test_the_kv_cache_is_a_key_and_a_value_of_each_layer_for_every_slots_context
 
 def test_windowed_layers_hold_their_window_and_a_batch_and_global_ones_everything() -> None:
     assert GEMMA.num_windowed == 22
-    cells = 4 * 8192 + 22 * 768  # 512 + 64, in steps of 256
+    cells = 4 * 8192 + 22 * (768 + 512)  # 512 + 64, in steps of 256; and the window once more, for the next turn
     assert kv_cache_bytes(GEMMA, Load(slots=1, context=8192)) == cells * GEMMA.kv_bytes_per_token
 
 
-def test_a_context_within_the_window_costs_no_more_than_full_attention() -> None:
-    full = replace(GEMMA, window=0)
-    assert kv_cache_bytes(GEMMA, Load(slots=2, context=512)) == kv_cache_bytes(full, Load(slots=2, context=512))
+def test_a_context_within_the_window_costs_what_full_attention_costs_and_the_copy_of_the_window() -> None:
+    full, load = replace(GEMMA, window=0), Load(slots=2, context=512)
+    copies = 2 * 22 * 512 * GEMMA.kv_bytes_per_token
+    assert kv_cache_bytes(GEMMA, load) == kv_cache_bytes(full, load) + copies
+
+
+def test_a_vocabulary_without_merges_takes_less() -> None:
+    with_merges = replace(GEMMA, has_merges=True)
+    assert plan(0, GEMMA).engine < plan(0, with_merges).engine
 
 
 def test_short_convolutions_have_no_kv_cache_but_a_small_state() -> None:

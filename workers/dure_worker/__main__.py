@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def _end(error: DureError, status: int) -> NoReturn:
-    """status `EX_CONFIG`: started again it would say the same; its supervisor need not try."""
+    """Status `EX_CONFIG`: started again it would say the same; its supervisor need not try."""
     print(f"dure worker: {error}", file=sys.stderr)  # noqa: T201 - the process's last words
     sys.exit(status)
 

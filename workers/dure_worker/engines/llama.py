@@ -164,6 +164,9 @@ def _params(path: Path, num_slots: int, context: int, num_threads: int, cache_mi
     params.n_batch = params.n_ubatch = _BATCH
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = num_threads
     params.cache_ram_mib = cache_mib
+    # Windowed layers forget what lies before the window; a copy from the prompt's end lets the next turn go on from
+    # there, also when the answer was edited. One is enough for that (measured); the runtime would keep 32 a slot.
+    params.n_ctx_checkpoints = 1
     params.load_mode = modes.LLAMA_LOAD_MODE_MMAP if is_mapped else modes.LLAMA_LOAD_MODE_NONE
     params.no_extra_bufts = is_mapped
     params.fit_params = False  # our own plan decides; the runtime must not shrink the context silently
