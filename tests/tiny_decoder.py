@@ -30,9 +30,10 @@ LLAMA_3 = {
 class TinyDecoder:
     kind: str  # qwen2: biases; qwen3: norms of queries and keys; llama: stretched rotation
     weights: dict[str, Floats]
+    ffn: int = FFN
 
     @classmethod
-    def make(cls, kind: str, seed: int = 1) -> "TinyDecoder":
+    def make(cls, kind: str, seed: int = 1, ffn: int = FFN) -> "TinyDecoder":
         dice = np.random.default_rng(seed)
         head_dim, vocab = _head_dim(kind), len(tiny_checkpoint.tokens())
         wide, narrow = HEADS * head_dim, KV_HEADS * head_dim
@@ -47,15 +48,15 @@ class TinyDecoder:
                 f"{layer}self_attn.o_proj.weight": (HIDDEN, wide),
             }
             shapes |= {f"{layer}self_attn.{name}_proj.weight": (narrow, HIDDEN) for name in "kv"}
-            shapes |= {f"{layer}mlp.{name}_proj.weight": (FFN, HIDDEN) for name in ("gate", "up")}
-            shapes |= {f"{layer}mlp.down_proj.weight": (HIDDEN, FFN)}
+            shapes |= {f"{layer}mlp.{name}_proj.weight": (ffn, HIDDEN) for name in ("gate", "up")}
+            shapes |= {f"{layer}mlp.down_proj.weight": (HIDDEN, ffn)}
             if kind == "qwen2":
                 shapes |= {f"{layer}self_attn.{n}_proj.bias": (wide if n == "q" else narrow,) for n in "qkv"}
             if kind == "qwen3":
                 shapes |= {f"{layer}self_attn.{name}_norm.weight": (head_dim,) for name in "qk"}
         if kind != "qwen2":
             shapes["lm_head.weight"] = (vocab, HIDDEN)
-        return cls(kind, {name: _bf16(dice.normal(size=shape) * 0.15) for name, shape in shapes.items()})
+        return cls(kind, {name: _bf16(dice.normal(size=shape) * 0.15) for name, shape in shapes.items()}, ffn)
 
     @property
     def head_dim(self) -> int:
@@ -64,8 +65,8 @@ class TinyDecoder:
     def config(self) -> dict[str, Any]:
         found = {
             "model_type": self.kind, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-            "num_key_value_heads": KV_HEADS, "head_dim": self.head_dim, "intermediate_size": FFN, "rms_norm_eps": EPS,
-            "rope_theta": THETA, "max_position_embeddings": 512, "vocab_size": len(tiny_checkpoint.tokens()),
+            "num_key_value_heads": KV_HEADS, "head_dim": self.head_dim, "intermediate_size": self.ffn,
+            "rms_norm_eps": EPS, "rope_theta": THETA, "max_position_embeddings": 512, "vocab_size": len(tiny_checkpoint.tokens()),
             "eos_token_id": [tiny_checkpoint.tokens().index("<|end|>")], "tie_word_embeddings": self.kind == "qwen2",
         }  # fmt: skip
         return found | ({"rope_scaling": LLAMA_3} if self.kind == "llama" else {})

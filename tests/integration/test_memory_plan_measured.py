@@ -70,7 +70,9 @@ class Box:
 LOADS = [
     ("qwen2.5-coder-0.5b-instruct-q4_k_m", 4, 512),
     ("qwen2.5-coder-0.5b-instruct-q4_k_m", 1, 2048),
+    ("qwen2.5-coder-0.5b-korean", 2, 1024),
     ("qwen2.5-coder-1.5b-korean", 1, 1024),
+    ("qwen2.5-coder-1.5b-instruct-q4_k_m", 1, 512),
     ("gemma-3-270m-q4_k_m", 2, 1024),
     ("gemma-3-270m-korean", 4, 512),
 ]
