@@ -66,7 +66,8 @@ class TinyDecoder:
         found = {
             "model_type": self.kind, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
             "num_key_value_heads": KV_HEADS, "head_dim": self.head_dim, "intermediate_size": self.ffn,
-            "rms_norm_eps": EPS, "rope_theta": THETA, "max_position_embeddings": 512, "vocab_size": len(tiny_checkpoint.tokens()),
+            "rms_norm_eps": EPS, "rope_theta": THETA, "max_position_embeddings": 512,
+            "vocab_size": len(tiny_checkpoint.tokens()),
             "eos_token_id": [tiny_checkpoint.tokens().index("<|end|>")], "tie_word_embeddings": self.kind == "qwen2",
         }  # fmt: skip
         return found | ({"rope_scaling": LLAMA_3} if self.kind == "llama" else {})
