@@ -51,7 +51,9 @@ class Village:
         give_up = time.monotonic() + _READY_WITHIN_S
         while "is ready" not in self.output.read_text("utf-8", errors="replace"):
             if self._process.poll() is not None or time.monotonic() > give_up:
-                raise SystemExit(f"dure up did not start:\n{self.output.read_text('utf-8')}")
+                said = self.output.read_text("utf-8")
+                self.__exit__()
+                raise SystemExit(f"dure up did not start:\n{said}")
             time.sleep(0.1)
         return self
 

@@ -84,9 +84,14 @@ class WorkerChild(Child):
             return "stopped in order, its memory ran short" if self._is_short_of_memory else self.how_it_ended()
         self._give_up_jobs(cause)
         return {
-            LossCause.MEMORY: f"killed for its memory ({self._rss_mib} MiB, allowed are {self._beat.memory_mib})",
+            LossCause.MEMORY: self._too_large(),
             LossCause.HUNG: "killed because it no longer advanced",
         }.get(cause, self.how_it_ended())
+
+    def _too_large(self) -> str:
+        if self._cause is None:
+            return "killed by the system, whose memory had run out"
+        return f"killed for its memory ({self._rss_mib} MiB, allowed are {self._beat.memory_mib})"
 
     def _listen(self) -> None:
         with contextlib.suppress(BlockingIOError):
