@@ -15,7 +15,7 @@ from dure_workshop.trim.added import MOST_WORSE, Added, add_words
 from dure_workshop.trim.gguf_file import GgufModel
 
 RESULT = Path("scripts/results/added-words.md")
-MODELS = ("qwen2.5-coder-0.5b-korean", "qwen2.5-coder-1.5b-korean")
+MODELS = ("qwen2.5-coder-0.5b-korean",)
 
 
 def measure(name: str, number: int, num_characters: int) -> Added:
@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for name in options.model or MODELS:
-        for number in options.words or (64, 256, 1024):
+        for number in options.words or (8, 64, 256):
             found = measure(name, number, options.characters)
             bits = f"{found.before.bits_per_byte:.4f} → {found.after.bits_per_byte:.4f}"
             verdict = "kept" if found.worse <= MOST_WORSE else "refused"

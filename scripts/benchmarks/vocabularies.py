@@ -28,9 +28,9 @@ from benchmarks import texts
 from benchmarks.report import footer, save
 from dure import catalog
 from dure.settings import Settings
+from dure.split_patterns import PATTERNS
 from dure_workshop.fetch import Fetcher
 from dure_workshop.trim.gguf_file import GgufModel
-from dure_workshop.trim.text import PATTERNS
 
 RESULT = Path("scripts/results/vocabularies.md")
 NUM_CHARACTERS = 60_000  # of each kind of text

@@ -14,6 +14,9 @@ qwen3moe rwkv6 rwkv7 smollm3 stablelm starcoder2
 """
 LLAMA = frozenset(_LLAMA.split())
 
+# What dure_worker/engines/ark computes itself, from a byte-level BPE vocabulary.
+ARK = frozenset({"llama", "qwen2", "qwen3"})
+
 # Checkpoints (config.json, model_type) that dure_workshop/convert.py knows.
 CONVERTIBLE = frozenset({"llama", "qwen2", "qwen3"})
 
@@ -21,7 +24,7 @@ CONVERTIBLE = frozenset({"llama", "qwen2", "qwen3"})
 def that_run(architecture: str) -> list[str]:
     """Names of the engines that serve a GGUF file of this architecture. Raises ModelUnsupported if none does."""
     if architecture in LLAMA:
-        return ["llama"]
+        return ["llama", "ark"] if architecture in ARK else ["llama"]
     raise ModelUnsupported(
         f"no engine of this release runs the architecture {architecture or '(none named)'}: `llama` runs "
         f"{', '.join(sorted(LLAMA))}"
@@ -31,7 +34,7 @@ def that_run(architecture: str) -> list[str]:
 def that_run_checkpoint(model_type: str) -> list[str]:
     """The same for a Hugging Face checkpoint, which is converted to GGUF first. Raises ModelUnsupported."""
     if model_type in CONVERTIBLE:
-        return ["llama"]
+        return that_run(model_type)
     raise ModelUnsupported(
         f"checkpoints of {model_type} cannot be converted here, only those of {', '.join(sorted(CONVERTIBLE))}: make a "
         "GGUF file of it with llama.cpp's convert_hf_to_gguf.py, then `dure model add FILE.gguf`"

@@ -13,7 +13,7 @@ from typing import Any
 
 from dure import gguf
 from dure.errors import ModelCorrupt
-from dure.gguf import BLOCKS, EMBEDDING, OUTPUT, Gguf, TensorType
+from dure.gguf import BLOCKS, EMBEDDING, OUTPUT, Gguf, Tensor, TensorType
 
 MIB = 1 << 20
 
@@ -40,6 +40,11 @@ _BYTES_PER_TOKEN = 215
 _BYTES_PER_TOKEN_WITH_MERGES = 405
 # For each slot: a row of logits (4), and the sampler's list of candidates (12, and 4 while it is sorted).
 _SAMPLER_BYTES_PER_TOKEN = 20
+
+# The ark engine: torch and the kernels' library; a token in the tokenizers library; rows of a prompt computed at once.
+_TORCH_BYTES = 210 * MIB
+_TOKENIZERS_BYTES_PER_TOKEN = 600
+_ARK_ROWS = 256
 
 # Kiwi with its language model, resident (measured; shared/docs). The worker does not load it today.
 KIWI_BYTES = 335 * MIB
@@ -107,6 +112,7 @@ class Load:
     context: int = 2048
     prompt_cache_bytes: int = _CACHE_MIB * MIB
     has_editor: bool = False
+    engine: str = "llama"
 
 
 @dataclass(frozen=True)
@@ -137,12 +143,29 @@ class Plan:
 
 
 def plan(weights: int, shape: Shape, load: Load = Load(), reserve: int = 0) -> Plan:
+    """weights: bytes of the file's, or for `ark` of the packed ones."""
+    if load.engine == "ark":
+        return _ark_plan(weights, shape, load, reserve)
     return Plan(
         weights=weights,
         kv_cache=kv_cache_bytes(shape, load),
         compute=_compute_bytes(shape, load),
         prompt_cache=load.prompt_cache_bytes,  # a prompt that is larger than the limit is not kept at all
         engine=_ENGINE_BYTES + _tokenizer_bytes(shape),
+        python=_PYTHON_BYTES,
+        korean_editor=KIWI_BYTES if load.has_editor else 0,
+        reserve=reserve,
+    )
+
+
+def _ark_plan(weights: int, shape: Shape, load: Load, reserve: int) -> Plan:
+    """Other slots' keys and values are its prompt cache."""
+    return Plan(
+        weights=weights,
+        kv_cache=load.slots * load.context * shape.num_attention * shape.kv_bytes_per_token,
+        compute=_ARK_ROWS * (6 * shape.hidden + 3 * shape.ffn) * _F32 + load.slots * shape.vocab * 3 * _F32,
+        prompt_cache=0,
+        engine=_TORCH_BYTES + shape.vocab * _TOKENIZERS_BYTES_PER_TOKEN,
         python=_PYTHON_BYTES,
         korean_editor=KIWI_BYTES if load.has_editor else 0,
         reserve=reserve,
@@ -183,6 +206,31 @@ def of_gguf(source: Gguf) -> tuple[int, Shape]:
             "take a GGUF file of a language model"
         ) from None
     return sum(tensor.num_bytes for tensor in source.tensors.values()), shape
+
+
+# Bits of a packed weight: minima are fitted away with one bit more.
+_PACKED_BITS = {TensorType.Q4_0: 4, TensorType.Q5_0: 5, TensorType.Q4_K: 5, TensorType.Q6_K: 6}
+_PACKED_GROUP = 32
+_FUSED = {"attn_q": "qkv", "attn_k": "qkv", "attn_v": "qkv", "ffn_gate": "gate_up", "ffn_up": "gate_up"}
+
+
+def packed_bytes(source: Gguf) -> int:
+    """Of the weights as the ark engine packs them: what is fused has the bits of the widest."""
+    fused: dict[str, list[Tensor]] = {}
+    for tensor in source.tensors.values():
+        if len(tensor.shape) > 1:
+            block, _, name = tensor.name.removesuffix(".weight").rpartition(".")
+            fused.setdefault(f"{block}.{_FUSED.get(name, name)}", []).append(tensor)
+    if OUTPUT not in source.tensors:
+        fused["head"] = [source.tensors[EMBEDDING]]
+    return sum(map(_packed_bytes, fused.values()))
+
+
+def _packed_bytes(together: list[Tensor]) -> int:
+    is_vocabulary = together[0].name in (EMBEDDING, OUTPUT)
+    bits = 8 if is_vocabulary else max(_PACKED_BITS.get(tensor.type, 8) for tensor in together)
+    num_weights = sum(tensor.num_weights for tensor in together)
+    return num_weights * bits // 8 + num_weights // _PACKED_GROUP * _F16
 
 
 # Architectures whose windowed layers llama.cpp bounds, and each how many-th layer looks at everything.

@@ -1,4 +1,4 @@
-"""The contract of every engine, over all of them. `llama` runs the real 0.5B."""
+"""The contract of every engine, over all of them. `llama` and `ark` run the real 0.5B."""
 
 import threading
 from collections.abc import Iterator
@@ -26,10 +26,24 @@ def _llama(request: pytest.FixtureRequest) -> Iterator[Engine]:
     engine.close()
 
 
-@pytest.fixture(params=["scripted", pytest.param("llama", marks=pytest.mark.weights)])
+@pytest.fixture(scope="session")
+def _ark(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
+    from dure_worker.engines.ark.engine import ArkEngine
+
+    path: Path = request.getfixturevalue("small_model")
+    engine = ArkEngine(path, "small", num_slots=2, context=CONTEXT, num_threads=2)
+    yield engine
+    engine.close()
+
+
+REAL = ["llama", "ark"]
+
+
+@pytest.fixture(params=["scripted", *(pytest.param(name, marks=pytest.mark.weights) for name in REAL)])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    if request.param == "llama":
-        found: Engine = request.getfixturevalue("_llama")
+    if request.param in REAL:
+        found: Engine = request.getfixturevalue(f"_{request.param}")
         return found
     return ScriptedEngine(num_slots=2, context=CONTEXT, token_s=0.005)
 

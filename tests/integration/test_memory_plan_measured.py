@@ -26,8 +26,8 @@ REQUEST_S = 580
 class Box:
     """A worker with all that the plan knows of it."""
 
-    def __init__(self, folder: Path, weights: Path, slots: int, context: int) -> None:
-        self.load = Load(slots, context, prompt_cache_bytes=CACHE_MIB * MIB)
+    def __init__(self, folder: Path, weights: Path, load: Load) -> None:
+        self.load = load
         self.stack = Stack(folder, DURE_GATEWAY_DEADLINE_S=str(REQUEST_S))
         self.weights = weights
 
@@ -35,7 +35,7 @@ class Box:
         self.stack.environ |= {
             "DURE_HOME": str(self.weights.parents[2]),
             "DURE_MODEL": self.weights.parent.name,
-            "DURE_WORKER_ENGINE": "llama",
+            "DURE_WORKER_ENGINE": self.load.engine,
             "DURE_WORKER_SLOTS": str(self.load.slots),
             "DURE_WORKER_CONTEXT": str(self.load.context),
             "DURE_WORKER_PROMPT_CACHE_MIB": str(CACHE_MIB),
@@ -68,29 +68,37 @@ class Box:
 
 
 LOADS = [
-    ("qwen2.5-coder-0.5b-instruct-q4_k_m", 4, 512),
-    ("qwen2.5-coder-0.5b-instruct-q4_k_m", 1, 2048),
-    ("qwen2.5-coder-0.5b-korean", 2, 1024),
-    ("qwen2.5-coder-1.5b-korean", 1, 1024),
-    ("qwen2.5-coder-1.5b-instruct-q4_k_m", 1, 512),
-    ("gemma-3-270m-q4_k_m", 2, 1024),
-    ("gemma-3-270m-korean", 4, 512),
+    ("llama", "qwen2.5-coder-0.5b-instruct-q4_k_m", 4, 512),
+    ("llama", "qwen2.5-coder-0.5b-instruct-q4_k_m", 1, 2048),
+    ("llama", "qwen2.5-coder-0.5b-korean", 2, 1024),
+    ("llama", "qwen2.5-coder-1.5b-korean", 1, 1024),
+    ("llama", "qwen2.5-coder-1.5b-instruct-q4_k_m", 1, 512),
+    ("llama", "gemma-3-270m-q4_k_m", 2, 1024),
+    ("llama", "gemma-3-270m-korean", 4, 512),
+    ("ark", "qwen2.5-coder-0.5b-korean", 4, 512),
+    ("ark", "qwen2.5-coder-0.5b-korean", 1, 2048),
 ]
 
 
-@pytest.fixture(params=LOADS, ids=[f"{name}, {slots} x {context}" for name, slots, context in LOADS])
+@pytest.fixture(params=LOADS, ids=[f"{engine} {name}, {slots} x {context}" for engine, name, slots, context in LOADS])
 def box(tmp_path: Path, fetched: Callable[[str], Path], request: pytest.FixtureRequest) -> Iterator[Box]:
     if not Path("/proc/self/status").exists():
         pytest.skip("only Linux tells a process's peak")
-    name, slots, context = request.param
-    box = Box(tmp_path, fetched(name), slots, context)
+    engine, name, slots, context = request.param
+    if engine == "ark":
+        pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
+    box = Box(tmp_path, fetched(name), Load(slots, context, CACHE_MIB * MIB, engine=engine))
     with box.stack:
         box.start()
         yield box
 
 
 def test_a_worker_with_full_slots_and_a_full_cache_holds_what_was_planned(box: Box) -> None:
-    planned = memory_plan.plan(*memory_plan.of_gguf(gguf.read(box.weights)), box.load).rss
+    source = gguf.read(box.weights)
+    num_bytes, shape = memory_plan.of_gguf(source)
+    if box.load.engine == "ark":
+        num_bytes = memory_plan.packed_bytes(source)
+    planned = memory_plan.plan(num_bytes, shape, box.load).rss
     # The second conversations push the first ones into the prompt cache, which has no room for all of them.
     num_tokens = [*box.fill(1), *box.fill(2)]
     assert min(num_tokens) > box.load.context * 0.75

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
@@ -12,6 +13,7 @@ from celery.signals import worker_shutting_down
 
 from dure import artifact, broker, catalog, keys
 from dure.budget import Budget
+from dure.errors import EngineError
 from dure.heartbeat import Beat
 from dure.job_store import JobStore, connect
 from dure.redis_policy import inspect_server
@@ -89,17 +91,30 @@ def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
             has_faults=worker.scripted_faults,
             memory_mib=worker.memory_mib,
         )
+    weights = artifact.require(settings.model, settings.models_dir)
+    if worker.engine == "ark":
+        return _ark(weights, settings, worker)
     # Loading the runtime costs 100 MB and a second; who serves `scripted` does not pay for it.
     from dure_worker.engines.llama import LlamaEngine  # noqa: PLC0415
 
     return LlamaEngine(
-        artifact.require(settings.model, settings.models_dir),
+        weights,
         settings.model,
         num_slots=worker.slots,
         context=worker.context,
         num_threads=worker.num_threads,
         cache_mib=worker.prompt_cache_mib,
         is_mapped=worker.load == "mmap",
+    )
+
+
+def _ark(weights: Path, settings: Settings, worker: WorkerSettings) -> Engine:
+    try:
+        from dure_worker.engines.ark.engine import ArkEngine  # noqa: PLC0415
+    except ImportError as error:
+        raise EngineError(f"the ark engine needs more packages ({error.name}): pip install 'dure[torch]'") from None
+    return ArkEngine(
+        weights, settings.model, num_slots=worker.slots, context=worker.context, num_threads=worker.num_threads
     )
 
 

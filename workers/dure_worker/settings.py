@@ -19,7 +19,10 @@ class WorkerSettings(SectionSettings):
         default_factory=lambda: f"{_safe(socket.gethostname())}-{os.getpid()}",
         description="Unique in the cluster: a worker that starts under the name of a live one takes its queue.",
     )
-    engine: Literal["llama", "scripted"] = Field(default="llama", description="What computes the answers.")
+    engine: Literal["llama", "ark", "scripted"] = Field(
+        default="llama",
+        description="What computes the answers. llama: on every CPU. ark (dure[torch]): on x86 with AVX512-VNNI.",
+    )
     slots: int = Field(default=4, ge=1, le=64, description="Answers generated at once; further jobs wait in the queue.")
     context: int = Field(
         default=2048,

@@ -1,9 +1,7 @@
 """The portable engine: llama.cpp's server inside this process, through xllamacpp."""
 
-import os
 import queue
 import secrets
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +16,11 @@ from dure.errors import BadRequest, ContextOverflow, EngineError
 from dure.job import Message, Sampling, Usage
 from dure_worker.engines.base import EngineInfo, FinishReason, GenerateRequest, Token, check_request
 from dure_worker.engines.control_tokens import ControlTokens, control_tokens
+from dure_worker.engines.priority import lower_priority
 
 # Prompt tokens computed in one go. The runtime looks at cancellation and at the other slots only in between, and its
 # work buffers grow with it: 512 gives some 10 % more prompt speed, but stalls everything else for 8 s on a 2-core box.
 _BATCH = 64
-
-_NICE = 5
 
 _DEFAULTS = Sampling(temperature=0.7, top_p=0.8, top_k=20, min_p=0.0, repetition_penalty=1.05)  # Qwen2.5's own advice
 
@@ -138,17 +135,10 @@ class LlamaEngine:
 
 
 def _as_batch_work(make: Callable[[], Any]) -> Any:
-    """Call `make` in a thread of the batch class and lower priority; threads that it starts inherit both (sched(7)).
-
-    Computing takes every core. A token that is ready must still reach its reader at once: Redis, the gateway and this
-    worker's own Python go first, for a few microseconds each. Measured: 16 → 9 ms until the first token is seen.
-    """
+    """Call `make` in a thread whose own threads, the computing ones, give way to everything else on this box."""
 
     def lowered() -> Any:
-        if sys.platform == "linux":
-            thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, _NICE)
-            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+        lower_priority()
         return make()
 
     with ThreadPoolExecutor(1, "engine loader") as pool:

@@ -1,0 +1,201 @@
+"""The ark engine over a decoder of two layers: answers do not depend on what is computed beside or before them."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import tiny_checkpoint
+from dure.errors import EngineError
+from dure.job import Message, Sampling
+from dure.memory_plan import Precision
+from dure_worker.engines import Engine, GenerateRequest
+from dure_workshop import convert
+from dure_workshop.trim.checkpoint_files import Checkpoint
+from tiny_decoder import TinyDecoder
+
+torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
+
+from dure_worker.engines.ark import scheduler  # noqa: E402
+from dure_worker.engines.ark.attention import Segment  # noqa: E402
+from dure_worker.engines.ark.decoder import Decoder  # noqa: E402
+from dure_worker.engines.ark.engine import ArkEngine  # noqa: E402
+from dure_worker.engines.ark.kv_cache import KvCache  # noqa: E402
+
+GREEDY = Sampling(temperature=0, repetition_penalty=1)
+SAMPLED = Sampling(temperature=0.8, top_k=5, seed=7)
+TEMPLATE = "{% for m in messages %}<|begin|>{{ m.role }} {{ m.content }}<|end|>{% endfor %}<|begin|>assistant "
+QUESTIONS = ["hello", "hello hello hello", "1 + 1 = 2, 2 + 2 = 4", "두레 두레 두레 농사"]
+CONTEXT = 256
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    checkpoint = TinyDecoder.make("qwen2").write(folder / "checkpoint")
+    tiny_checkpoint.write_json(checkpoint / "tokenizer_config.json", {"chat_template": TEMPLATE})
+    convert.convert(Checkpoint.read(checkpoint), folder / "model.gguf", Precision.Q8_0)
+    return folder / "model.gguf"
+
+
+@pytest.fixture
+def engine(weights: Path) -> Iterator[Engine]:
+    made = ArkEngine(weights, "tiny", num_slots=3, context=CONTEXT)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[list[Segment]]:
+    """What each pass had to compute."""
+    passes: list[list[Segment]] = []
+    forward = Decoder.forward
+
+    def spy(self: Decoder, segments: list[Segment], cache: KvCache) -> torch.Tensor:
+        passes.append(segments)
+        return forward(self, segments, cache)
+
+    monkeypatch.setattr(Decoder, "forward", spy)
+    return passes
+
+
+def ask(question: str, sampling: Sampling = GREEDY, max_tokens: int = 48, **changes: object) -> GenerateRequest:
+    fields = {"id": question, "messages": [Message("user", question)], "max_tokens": max_tokens, "sampling": sampling}
+    return GenerateRequest(**(fields | changes))  # type: ignore[arg-type]
+
+
+def answer(engine: Engine, request: GenerateRequest) -> str:
+    return "".join(token.text for token in engine.generate(request))
+
+
+def together(engine: Engine, requests: list[GenerateRequest]) -> list[str]:
+    found = [""] * len(requests)
+
+    def work(number: int) -> None:
+        found[number] = answer(engine, requests[number])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_an_answer_is_the_same_alone_and_beside_others(engine: Engine, sampling: Sampling) -> None:
+    requests = [ask(question, sampling) for question in QUESTIONS]
+    alone = [answer(engine, request) for request in requests]
+    assert len(set(alone)) > 1
+    assert together(engine, requests) == alone
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_guesses_change_no_answer(
+    engine: Engine, sampling: Sampling, computed: list[list[Segment]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proved: with a guess taken unchecked the answers differ."""
+    guessed = [answer(engine, ask(question, sampling)) for question in QUESTIONS]
+    assert any(segment.num_wanted > 1 for segments in computed for segment in segments)
+    monkeypatch.setattr(scheduler, "_MOST_WITH_DRAFTS", 0)
+    computed.clear()
+    assert [answer(engine, ask(question, sampling)) for question in QUESTIONS] == guessed
+    assert all(segment.num_wanted == 1 for segments in computed for segment in segments)
+
+
+def test_neither_chunks_nor_what_a_slot_held_change_an_answer(
+    engine: Engine, computed: list[list[Segment]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = "1 + 1 = 2, " * 12
+    first = answer(engine, ask(question))
+    num_first = max(segment.end for segments in computed for segment in segments)
+    computed.clear()
+    assert answer(engine, ask(question)) == first
+    assert sum(len(segment.ids) for segment in computed[0]) == 1, "all but the last token is there already"
+    assert num_first > 4 * scheduler._LEAST_CHUNK
+    monkeypatch.setattr(scheduler, "_MOST_CHUNK", scheduler._LEAST_CHUNK)
+    for number in range(3):  # as many slots as there are
+        answer(engine, ask(f"{number}", max_tokens=1))
+    computed.clear()
+    assert answer(engine, ask(question)) == first
+
+
+def test_a_second_turn_goes_on_from_the_first_though_its_answer_was_edited(
+    engine: Engine, weights: Path, computed: list[list[Segment]]
+) -> None:
+    answer(engine, ask("hello " * 20))
+    turns = [Message("user", "hello " * 20), Message("assistant", "edited"), Message("user", "and?")]
+    computed.clear()
+    found = answer(engine, ask("second", messages=turns))
+    num_prompt = engine.count_tokens(turns)
+    num_read = sum(len(segment.ids) for segments in computed for segment in segments if segment.end <= num_prompt)
+    assert num_read < num_prompt / 2
+    fresh = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT)
+    assert answer(fresh, ask("second", messages=turns)) == found
+    fresh.close()
+
+
+def test_a_shared_beginning_is_copied_from_a_slot_that_is_busy(engine: Engine, computed: list[list[Segment]]) -> None:
+    system = Message("system", "You are kind and brief. " * 4)
+
+    def request(question: str) -> GenerateRequest:
+        return ask(question, messages=[system, Message("user", question)])
+
+    alone = answer(engine, request("what?"))
+    for number in range(3):
+        answer(engine, ask(f"{number}", max_tokens=1))
+    tokens = engine.generate(request("who are they?"))
+    while not next(tokens).text:
+        pass
+    computed.clear()
+    assert answer(engine, request("what?")) == alone
+    starts = [segment.start for segments in computed for segment in segments if len(segment.ids) > 1]
+    assert min(starts) > 40
+    tokens.close()
+
+
+def failing(number: int, how: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    forward, count = Decoder.forward, iter(range(10_000))
+
+    def broken(self: Decoder, segments: list[Segment], cache: KvCache) -> torch.Tensor:
+        logits = forward(self, segments, cache)
+        return how(logits) if next(count) == number else logits
+
+    return broken
+
+
+def test_numbers_that_are_none_end_one_answer_and_the_engine_goes_on(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = answer(engine, ask(QUESTIONS[0]))
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "forward", failing(3, lambda logits: logits * torch.nan))
+        with pytest.raises(EngineError, match="dure model verify"):
+            answer(engine, ask(QUESTIONS[0]))
+    assert answer(engine, ask(QUESTIONS[0])) == whole
+
+
+def test_a_step_that_fails_ends_its_answers_with_the_reason_and_the_engine_goes_on(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(logits: torch.Tensor) -> torch.Tensor:
+        raise MemoryError("no room")
+
+    whole = answer(engine, ask(QUESTIONS[0]))
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "forward", failing(2, fail))
+        with pytest.raises(EngineError, match="no room"):
+            answer(engine, ask(QUESTIONS[0]))
+    assert answer(engine, ask(QUESTIONS[0])) == whole
+
+
+def test_closing_ends_what_runs_and_what_waits(weights: Path) -> None:
+    engine = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT)
+    running = engine.generate(ask("hello", max_tokens=200))
+    next(running)
+    engine.close()
+    assert list(running)[-1].finish_reason == "cancelled"
+    with pytest.raises(EngineError, match="closed"):
+        answer(engine, ask("hello"))

@@ -1,0 +1,1 @@
+"""Torch with weight-only kernels: the fast engine of x86 boxes with VNNI."""

@@ -1,0 +1,90 @@
+"""One answer on its way: what was asked, what is computed, what is shown."""
+
+import codecs
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from dure.errors import EngineError
+from dure.job import Usage
+from dure_worker.engines.ark.chat_tokenizer import ChatTokenizer
+from dure_worker.engines.ark.drafts import Drafts
+from dure_worker.engines.ark.sampler import Sampler
+from dure_worker.engines.base import FinishReason, GenerateRequest, Token
+from dure_worker.engines.stop import StopFinder
+
+
+@dataclass
+class Answer:
+    """Filled by the scheduler's thread, read by the caller's through `pieces`.
+
+    ids            prompt and answer
+    num_computed   of them have their keys and values in the slot
+    """
+
+    request: GenerateRequest
+    ids: list[int]
+    sampler: Sampler
+    tokenizer: ChatTokenizer
+    context: int
+    pieces: "queue.SimpleQueue[Token | EngineError]" = field(default_factory=queue.SimpleQueue)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    num_computed: int = 0
+
+    def __post_init__(self) -> None:
+        self.num_prompt = len(self.ids)
+        self._stop = StopFinder(self.request.stop)
+        self.drafts = Drafts()
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
+        self.is_ended = False
+
+    @property
+    def is_prefilled(self) -> bool:
+        return self.num_computed >= self.num_prompt
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.num_prompt, len(self.ids) - self.num_prompt)
+
+    def advance(self, logits: torch.Tensor, drafted: Sequence[int] = ()) -> int:
+        """Take tokens as long as they are those drafted, and one more; show them. Returns how many.
+
+        logits (1 + drafted, vocab), each behind one more of them. Each token is picked just as it would be alone.
+        """
+        for count, row in enumerate(logits, 1):
+            number = self.sampler.pick(row, self.ids)
+            self._take(number)
+            if self.is_ended or count > len(drafted) or number != drafted[count - 1]:
+                break
+        self.drafts.learn(len(drafted), count - 1)
+        return count
+
+    def _take(self, number: int) -> None:
+        self.ids.append(number)
+        if number in self.tokenizer.ends:
+            self.end("stop")
+            return
+        self._show(self._stop.feed(self._characters.decode(self.tokenizer.piece(number))))
+        if self._stop.is_found:
+            self.end("stop")
+        elif self.usage.completion_tokens >= self.request.max_tokens or len(self.ids) >= self.context:
+            self.end("length")
+
+    def progress(self) -> None:
+        self.pieces.put(Token(""))
+
+    def end(self, reason: FinishReason) -> None:
+        # A character that the last token only began is not shown.
+        self._show(self._stop.finish())
+        self.is_ended = True
+        self.pieces.put(Token("", reason, self.usage))
+
+    def fail(self, error: EngineError) -> None:
+        self.is_ended = True
+        self.pieces.put(error)
+
+    def _show(self, text: str) -> None:
+        self.pieces.put(Token(text))

@@ -1,0 +1,70 @@
+"""The fast engine for x86 with VNNI: torch, and the weight-only kernels of auto-round-lib."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import torch
+
+from dure import gguf
+from dure.errors import ContextOverflow, EngineError
+from dure.job import Message, Sampling
+from dure_worker.engines.ark.answer import Answer
+from dure_worker.engines.ark.chat_tokenizer import ChatTokenizer
+from dure_worker.engines.ark.loading import load
+from dure_worker.engines.ark.packing import AS_IN_THE_FILE, Recipe
+from dure_worker.engines.ark.sampler import Sampler
+from dure_worker.engines.ark.scheduler import Scheduler
+from dure_worker.engines.base import EngineInfo, GenerateRequest, Token, check_request
+
+_DEFAULTS = Sampling(temperature=0.7, top_p=0.8, top_k=20, min_p=0.0, repetition_penalty=1.05)  # Qwen2.5's own advice
+
+
+class ArkEngine:
+    """Serves one GGUF file. num_threads: compute threads, at most the cores of this box."""
+
+    def __init__(
+        self,
+        path: Path,
+        model: str,
+        *,
+        num_slots: int = 4,
+        context: int = 2048,
+        num_threads: int = 2,
+        recipe: Recipe = AS_IN_THE_FILE,
+    ) -> None:
+        self.info = EngineInfo("ark", model, num_slots, context)
+        torch.set_num_threads(num_threads)
+        self._tokenizer = ChatTokenizer(gguf.read(path))
+        self._scheduler = Scheduler(load(path, recipe), num_slots, context)
+        self._answers: dict[str, Answer] = {}
+
+    def count_tokens(self, messages: list[Message]) -> int:
+        return len(self._tokenizer.prompt(messages))
+
+    def generate(self, request: GenerateRequest) -> Generator[Token]:
+        check_request(request)
+        ids = self._tokenizer.prompt(request.messages, request.prefix)
+        limit = self.info.context - 1
+        if len(ids) > limit:
+            raise ContextOverflow(len(ids), limit)
+        answer = Answer(request, ids, Sampler(request.sampling, _DEFAULTS), self._tokenizer, self.info.context)
+        self._answers[request.id] = answer
+        self._scheduler.submit(answer)
+        try:
+            is_ended = False
+            while not is_ended:
+                piece = answer.pieces.get()
+                if isinstance(piece, EngineError):
+                    raise piece
+                yield piece
+                is_ended = bool(piece.finish_reason)
+        finally:
+            answer.cancelled.set()
+            self._answers.pop(request.id, None)
+
+    def cancel(self, request_id: str) -> None:
+        if answer := self._answers.get(request_id):
+            answer.cancelled.set()
+
+    def close(self) -> None:
+        self._scheduler.close()

@@ -1,0 +1,52 @@
+"""Weights fitted to fewer bits or to other groups: the scale of each group is searched for, not taken from its largest.
+
+Source: the idea of llama.cpp's make_qx_quants (ggml-quants.c): try several scales, keep the codes of the best, and then
+take the scale that suits these codes best (least squares, weighted by importance).
+"""
+
+import numpy as np
+import torch
+
+from dure_worker.engines.ark.blocks import Codes, Floats
+
+_TRIES = 16
+# Of the largest weight's own scale.
+_LEAST, _MOST = 0.7, 1.15
+_ROWS = 1024
+
+
+def fitted(numbers: Floats, bits: int, group: int, importance: torch.Tensor | None = None) -> Codes:
+    """Numbers (n, k); importance (k) of each input, such as its mean square. Returns codes without minima."""
+    pieces = [
+        _fit(torch.from_numpy(numbers[start : start + _ROWS]), bits, group, importance)
+        for start in range(0, len(numbers), _ROWS)
+    ]
+    codes = np.concatenate([codes.numpy() for codes, _ in pieces])
+    return Codes(codes, np.concatenate([scales.numpy() for _, scales in pieces]), None, bits)
+
+
+def _fit(
+    numbers: torch.Tensor, bits: int, group: int, importance: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    n, k = numbers.shape
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    weights = numbers.view(n, k // group, group)
+    worth = torch.ones(k) if importance is None else importance
+    # Large weights matter more than their input alone tells.
+    worth = worth.view(1, k // group, group) * (weights.square().mean(-1, keepdim=True) + weights.square()).sqrt()
+    largest = weights.gather(-1, weights.abs().argmax(-1, keepdim=True))
+    # The code range reaches one further below zero: the largest weight goes there, whatever its sign.
+    own = torch.where(largest == 0, torch.ones_like(largest), largest / low)
+    best_error = torch.full_like(own, torch.inf)
+    best_codes, best_scale = torch.zeros_like(weights), own.clone()
+    for step in range(_TRIES):
+        scale = own * (_LEAST + (_MOST - _LEAST) * step / (_TRIES - 1))
+        codes = (weights / scale).round_().clamp_(low, high)
+        norm = (worth * codes * codes).sum(-1, keepdim=True)
+        scale = torch.where(norm > 0, (worth * codes * weights).sum(-1, keepdim=True) / norm, scale)
+        error = (worth * (weights - codes * scale).square()).sum(-1, keepdim=True)
+        is_better = error < best_error
+        best_error = torch.where(is_better, error, best_error)
+        best_codes = torch.where(is_better, codes, best_codes)
+        best_scale = torch.where(is_better, scale, best_scale)
+    return best_codes.view(n, k).to(torch.int8), best_scale.view(n, k // group)

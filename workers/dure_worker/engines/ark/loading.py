@@ -1,0 +1,90 @@
+"""A decoder from packed weights, which are made from the GGUF file when they are first wanted on this machine."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from dure import gguf
+from dure.errors import EngineError
+from dure_worker.engines.ark.config import DecoderConfig
+from dure_worker.engines.ark.decoder import Decoder, Embedding, Layer
+from dure_worker.engines.ark.linear import Linear
+from dure_worker.engines.ark.packed_file import PackedFile
+from dure_worker.engines.ark.packing import AS_IN_THE_FILE, Recipe
+
+_PATTERN = "ark-*.safetensors"
+
+
+def load(weights: Path, recipe: Recipe = AS_IN_THE_FILE) -> Decoder:
+    """Raises ModelCorrupt, ModelUnsupported, EngineError."""
+    config = DecoderConfig.of_gguf(gguf.read(weights))
+    return decoder(PackedFile.open(packed(weights, recipe)), config)
+
+
+def packed(weights: Path, recipe: Recipe) -> Path:
+    """The packed file beside the weights. It is of this machine: the kernels' layout depends on the CPU."""
+    path = weights.with_name(_PATTERN.replace("*", _key(weights, recipe)))
+    if path.exists():
+        return path
+    with FileLock(weights.with_name(".ark.lock")):
+        if not path.exists():
+            _pack(weights, path, recipe)
+            for old in set(weights.parent.glob(_PATTERN)) - {path}:
+                old.unlink(missing_ok=True)
+    return path
+
+
+def _pack(weights: Path, path: Path, recipe: Recipe) -> None:
+    """In a process of its own: what it takes for that is given back whole."""
+    command = [
+        sys.executable,
+        "-m",
+        "dure_worker.engines.ark.packing",
+        str(weights),
+        str(path),
+        json.dumps(vars(recipe)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise EngineError(f"{weights} cannot be packed: {said[-1]}")
+
+
+def _key(weights: Path, recipe: Recipe) -> str:
+    """Changes with the file, the recipe, the kernels and the CPU."""
+    status = weights.stat()
+    flags = next(
+        (line for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if line.startswith("flags")), ""
+    )
+    parts = (status.st_size, status.st_mtime_ns, vars(recipe), metadata.version("auto-round-lib"), flags)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def decoder(source: PackedFile, config: DecoderConfig) -> Decoder:
+    tensors = source.tensors
+
+    def linear(name: str) -> Linear:
+        n, k, bits, group = source.info[name]
+        return Linear(tensors[name], tensors.get(f"{name}.bias", torch.empty(0)), n, k, bits, group)
+
+    layers = [
+        Layer(
+            tensors[f"{number}.attention_norm"],
+            linear(f"{number}.qkv"),
+            linear(f"{number}.output"),
+            tensors[f"{number}.ffn_norm"],
+            linear(f"{number}.gate_up"),
+            linear(f"{number}.down"),
+            tensors.get(f"{number}.query_norm"),
+            tensors.get(f"{number}.key_norm"),
+        )
+        for number in range(config.shape.layers)
+    ]
+    embedding = Embedding(tensors["embedding.codes"], tensors["embedding.scales"])
+    return Decoder(config, embedding, layers, tensors["norm"], linear("head"), tensors["frequencies"])

@@ -1,0 +1,147 @@
+"""Weights of a GGUF file into the packed form: tensor by tensor, never as a whole in floats.
+
+`python -m dure_worker.engines.ark.packing SOURCE.gguf TARGET.safetensors '{"bits": 0, …}'`
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dure import gguf
+from dure.errors import DureError, ModelCorrupt
+from dure.gguf import Gguf, TensorType
+from dure_worker.engines.ark.blocks import FLOATS, Codes, codes, floats
+from dure_worker.engines.ark.config import DecoderConfig
+from dure_worker.engines.ark.fit import fitted
+from dure_worker.engines.ark.linear import Linear
+from dure_worker.engines.ark.packed_file import Writer, writing
+
+_EMBEDDING_BITS = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Into how many bits, and groups of how many weights, matrices are fitted. 0: as exactly as the file has them.
+
+    head_bits     of the output
+    """
+
+    bits: int = 0
+    group: int = 32
+    head_bits: int = 8
+
+
+AS_IN_THE_FILE = Recipe()
+
+
+def pack(weights: Path, target: Path, recipe: Recipe = AS_IN_THE_FILE) -> None:
+    """Raises ModelCorrupt, ModelUnsupported, NotReadable, ModelError."""
+    source = gguf.read(weights)
+    config = DecoderConfig.of_gguf(source)
+    with writing(target) as writer:
+        _Packing(source, config, recipe, writer).run()
+
+
+class _Packing:
+    def __init__(self, source: Gguf, config: DecoderConfig, recipe: Recipe, writer: Writer) -> None:
+        self._source, self._config, self._recipe, self._writer = source, config, recipe, writer
+
+    def run(self) -> None:
+        for number in range(self._config.shape.layers):
+            self._layer(f"{number}.", f"blk.{number}.")
+        self._writer.add("norm", self._vector("output_norm.weight"))
+        self._writer.add("frequencies", self._frequencies())
+        self._embedding(self._codes(gguf.EMBEDDING))
+        head = self._codes(gguf.OUTPUT if gguf.OUTPUT in self._source.tensors else gguf.EMBEDDING)
+        self._add("head", Linear.packed(_with_bits(head, self._recipe.head_bits, self._recipe.group)))
+
+    def _layer(self, target: str, source: str) -> None:
+        self._writer.add(f"{target}attention_norm", self._vector(f"{source}attn_norm.weight"))
+        self._writer.add(f"{target}ffn_norm", self._vector(f"{source}ffn_norm.weight"))
+        for name, told in (("query_norm", "attn_q_norm"), ("key_norm", "attn_k_norm")):
+            if (found := self._optional(f"{source}{told}.weight")) is not None:
+                self._writer.add(f"{target}{name}", found)
+        self._fused(f"{target}qkv", source, "attn_q", "attn_k", "attn_v")
+        self._fused(f"{target}output", source, "attn_output")
+        self._fused(f"{target}gate_up", source, "ffn_gate", "ffn_up")
+        self._fused(f"{target}down", source, "ffn_down")
+
+    def _fused(self, target: str, source: str, *names: str) -> None:
+        """Matrices over the same input as one: their rows follow each other."""
+        found = [self._codes(f"{source}{name}.weight") for name in names]
+        biases = [self._optional(f"{source}{name}.bias") for name in names]
+        bits = self._recipe.bits or max(map(_exact_bits, found))
+        found = [_with_bits(each, bits, self._recipe.group) for each in found]
+        whole = Codes(
+            np.concatenate([each.codes for each in found]), np.concatenate([each.scales for each in found]), None, bits
+        )
+        given = [bias for bias in biases if bias is not None]
+        self._add(target, Linear.packed(whole, torch.cat(given) if given else None))
+
+    def _add(self, name: str, found: Linear) -> None:
+        self._writer.add(name, found.blob)
+        if len(found.bias):
+            self._writer.add(f"{name}.bias", found.bias)
+        self._writer.info[name] = [found.n, found.k, found.bits, found.group]
+
+    def _embedding(self, found: Codes) -> None:
+        kept = found if found.minima is None else fitted(found.numbers(), _EMBEDDING_BITS, self._recipe.group)
+        num_rows, num_groups = kept.scales.shape
+        self._writer.add("embedding.codes", torch.from_numpy(kept.codes.reshape(num_rows, num_groups, -1)))
+        self._writer.add("embedding.scales", torch.from_numpy(kept.scales).bfloat16()[:, :, None])
+
+    def _frequencies(self) -> torch.Tensor:
+        """Of the rotation, by pair of a head's width; Llama 3 divides each by a factor of its own."""
+        width = self._config.shape.head_dim
+        plain = self._config.rope_theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+        factors = self._optional("rope_freqs.weight")
+        return plain if factors is None else plain / factors.double()
+
+    def _codes(self, name: str) -> Codes:
+        tensor = self._tensor(name)
+        raw = b"".join(gguf.rows(self._source, tensor))
+        if tensor.type in FLOATS:
+            return fitted(floats(raw, tensor.type, tensor.shape[0]), 8, self._recipe.group)
+        return codes(raw, tensor.type, tensor.shape[0])
+
+    def _vector(self, name: str) -> torch.Tensor:
+        tensor = self._tensor(name)
+        if tensor.type is not TensorType.F32:
+            raise ModelCorrupt(f"{self._source.path.name}: {name} is {tensor.type.name}, not F32: take an intact file")
+        return torch.from_numpy(np.frombuffer(b"".join(gguf.rows(self._source, tensor)), "<f4").copy())
+
+    def _optional(self, name: str) -> torch.Tensor | None:
+        return self._vector(name) if name in self._source.tensors else None
+
+    def _tensor(self, name: str) -> gguf.Tensor:
+        if name not in self._source.tensors:
+            raise ModelCorrupt(f"{self._source.path.name} lacks {name}: take an intact file")
+        return self._source.tensors[name]
+
+
+def _exact_bits(found: Codes) -> int:
+    """Minima cannot be packed; five bits without them come near four bits with."""
+    return found.bits if found.minima is None else found.bits + 1
+
+
+def _with_bits(found: Codes, bits: int, group: int) -> Codes:
+    is_exact = found.minima is None and found.group == group and found.bits <= bits
+    if is_exact:
+        return Codes(found.codes, found.scales, None, bits)
+    return fitted(found.numbers(), bits, group)
+
+
+def main() -> None:
+    source, target, recipe = sys.argv[1:]
+    try:
+        pack(Path(source), Path(target), Recipe(**json.loads(recipe)))
+    except DureError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
