@@ -84,6 +84,8 @@ def test_the_manifest_says_all_about_it(desk: Desk, model: Path) -> None:
         ({"architecture": "llama"}, "architecture is another"),
         ({"chat_template": "{{ 'bye' }}"}, "chat_template is another"),
         ({"quantization": {}}, "quantization is another"),
+        ({"shapes": {}}, "shapes are missing"),
+        ({"shapes": {"layers": 99}}, "shapes is another"),
         ({"schema": 99}, "has schema 99"),
         ({"surprise": 1}, "one too many"),
     ],
@@ -95,6 +97,15 @@ def test_a_manifest_that_lies_is_found_out(desk: Desk, model: Path, change: dict
     said = desk.refused("verify", folder(desk, "mine"))
     assert word in said
     assert "dure model add" in said
+
+
+def test_a_manifest_of_a_release_that_knew_less_of_shapes_is_believed(desk: Desk, model: Path) -> None:
+    desk.run("add", model, "--name", "mine")
+    path = folder(desk, "mine") / MANIFEST
+    written = json.loads(path.read_text("utf-8"))
+    del written["shapes"]["has_merges"]
+    path.write_text(json.dumps(written), encoding="utf-8")
+    assert "manifest.json" in desk.said("verify", folder(desk, "mine"))
 
 
 def test_other_weights_than_the_manifests_are_found_out_and_never_served(desk: Desk, model: Path) -> None:
