@@ -36,6 +36,14 @@ class KnownModel:
     score: Score | None = None
     note: str = ""
     is_base: bool = False  # continues text and cannot chat
+    is_convertible: bool = False  # a checkpoint that `dure model add` converts itself (dure/engines.py)
+
+    @property
+    def command(self) -> str:
+        """How to take it."""
+        if self.is_convertible:
+            return f"hf download {self.hub} --local-dir {self.name} && dure model add {self.name}"
+        return f"dure model add {self.name}.gguf  # {self.hub}"
 
 
 _EXAONE = "https://github.com/LG-AI-EXAONE/EXAONE-4.0 (non-reasoning mode)"
@@ -49,6 +57,7 @@ _MODELS = (
         hub="kakaocorp/kanana-1.5-2.1b-instruct-2505",
         licence="Apache-2.0",
         shape=Shape(32, 1792, 24, 8, 128, 8064, 128_256),
+        is_convertible=True,
         is_checked=True,
         score=Score("KMMLU", 45.1, "https://github.com/kakao/kanana (base model, 5-shot)"),
         note="shape read from a fine-tuned copy",
@@ -88,6 +97,7 @@ _MODELS = (
         hub="Qwen/Qwen3-1.7B",
         licence="Apache-2.0",
         shape=Shape(28, 2048, 16, 8, 128, 6144, 151_936),
+        is_convertible=True,
         is_checked=True,
         score=Score("KMMLU-Redux", 29.8, _EXAONE),
     ),
@@ -97,6 +107,7 @@ _MODELS = (
         hub="Qwen/Qwen3-0.6B",
         licence="Apache-2.0",
         shape=Shape(28, 1024, 16, 8, 128, 3072, 151_936),
+        is_convertible=True,
         is_checked=True,
         score=Score("KMMLU-Redux", 22.8, _EXAONE),
     ),
@@ -148,6 +159,7 @@ _MODELS = (
         hub="MLP-KTLim/llama-3-Korean-Bllossom-8B",
         licence="Llama 3",
         shape=Shape(32, 4096, 32, 8, 128, 14_336, 128_256, is_tied=False),
+        is_convertible=True,
         is_checked=False,
         note="config.json was not at hand; the shape is that of Llama 3 8B, of which it is made",
     ),

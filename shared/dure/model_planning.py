@@ -92,9 +92,8 @@ def model_recommend(
         say(f"{row['name']}: {row['command']}")
     say("점수는 만든 곳이 발표한 값이고, 다른 벤치마크끼리는 견줄 수 없습니다. 빈칸은 확인된 점수가 없다는 뜻입니다.")
     say("Scores are the makers' own; those of different benchmarks cannot be compared. Empty: none was found.")
-    say(
-        "hub: 모델 허브에서만 받을 수 있고, 아직 띄울 수 없습니다. / Only from a model hub, and not served by dure yet."
-    )
+    say("hub: 모델 허브에서만 받습니다. 이름.gguf라고 적힌 것은 그 모델의 GGUF(Q4_K_M) 파일을 먼저 찾아 받으세요.")
+    say("hub: only from a model hub. Where NAME.gguf is named, first take a GGUF file (Q4_K_M) of that model there.")
 
 
 def _plan_json(found: Subject, plan: Plan, box: Budget) -> dict[str, Any]:
@@ -165,7 +164,7 @@ def _candidates(models_dir: Path, load: Load, box: Budget) -> list[dict[str, Any
         rows.append(row | {"is_here": is_here, "origin": "catalogue", "command": command, "is_base": listed.is_base})
     for known in known_models.KNOWN.values():
         row = _candidate(model_names.known_subject(known.name), known.title, load, box)
-        row |= {"is_here": False, "is_base": known.is_base, "origin": "hub", "command": f"hf download {known.hub}"}
+        row |= {"is_here": False, "is_base": known.is_base, "origin": "hub", "hub": known.hub, "command": known.command}
         rows.append(row | _score_json(known) | {"is_checked": known.is_checked, "note": known.note})
     return sorted(rows, key=lambda row: (row["is_base"], -(row["score"] or 0), -row["plan_rss_bytes"]))
 

@@ -155,6 +155,8 @@ def test_what_fits_is_recommended_best_score_first_with_source_and_command(desk:
     assert "llama-3-korean-8b" not in {row["name"] for row in rows}
     commands = {row["name"]: row["command"] for row in rows}
     assert commands[SMALL.name] == f"dure model fetch {SMALL.name}"
+    assert commands["qwen3-0.6b"].endswith("--local-dir qwen3-0.6b && dure model add qwen3-0.6b")
+    assert commands["lfm2-350m"] == "dure model add lfm2-350m.gguf  # LiquidAI/LFM2-350M"
     said = desk.said("recommend", "--ram", "3GB")
     assert f"dure model fetch {SMALL.name}" in said
     assert "KMMLU-Redux" in said
