@@ -6,9 +6,9 @@ from typing import Any
 
 import tiny_gguf
 from dure import safetensors
+from dure.byte_tokens import as_token
+from dure.gguf import CONTROL, NORMAL
 from dure.safetensors import Tensor
-from dure_workshop.trim.bpe import as_token
-from dure_workshop.trim.vocabulary import CONTROL, NORMAL
 
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -5,9 +5,8 @@ import tempfile
 from pathlib import Path
 
 from dure import gguf
-from dure.gguf import Tensor, TensorType, Value, ValueType
-from dure_workshop.trim.bpe import TO_CHARACTER
-from dure_workshop.trim.vocabulary import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED
+from dure.byte_tokens import TO_CHARACTER
+from dure.gguf import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED, Tensor, TensorType, Value, ValueType
 
 WORDS = ["he", "ll", "hell", "hello", " hello", "두", "레", "두레", "漢", "漢字", "か", "Ж", "123", "。"]
 NUM_UNUSED = 6

@@ -18,6 +18,7 @@ from dure import catalog, gguf, memory_plan
 from dure.catalog import CatalogModel
 from dure.errors import ModelCorrupt, ModelError, ModelMissing, ModelUnknown
 from dure.gguf import Gguf
+from dure.one_step import one_step
 
 # Raised when a field changes its meaning. A newer manifest is not guessed at.
 SCHEMA = 1
@@ -127,19 +128,15 @@ def versions() -> dict[str, str]:
 
 def write(folder: Path, manifest: Manifest) -> None:
     """In one step: a reader sees the old one or the new one. Raises ModelError."""
-    unfinished = folder / f".{MANIFEST}.{os.getpid()}"
     try:
-        with unfinished.open("w", encoding="utf-8") as file:
+        with one_step(folder / MANIFEST) as unfinished, unfinished.open("w", encoding="utf-8") as file:
             json.dump(asdict(manifest), file, ensure_ascii=False, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(folder / MANIFEST)
     except OSError as error:
         raise ModelError(
             f"{folder} cannot be written ({error.strerror}): free some space, or correct its rights"
         ) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read(folder: Path) -> Manifest | None:

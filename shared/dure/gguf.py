@@ -160,6 +160,9 @@ def read(path: Path) -> Gguf:
     return found
 
 
+# Types of tokens (tokenizer.ggml.token_type).
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
 # Their rows are the vocabulary's; the output is missing where it uses the embedding's weights.
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 VOCABULARY = (EMBEDDING, OUTPUT)

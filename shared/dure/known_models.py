@@ -10,6 +10,7 @@ on KMMLU-Redux.
 import difflib
 import re
 from dataclasses import dataclass
+from functools import partial
 
 from dure.memory_plan import Shape
 
@@ -49,6 +50,7 @@ class KnownModel:
 _EXAONE = "https://github.com/LG-AI-EXAONE/EXAONE-4.0 (non-reasoning mode)"
 _HYPERCLOVA = "https://huggingface.co/naver-hyperclovax/HyperCLOVAX-SEED-Text-Instruct-1.5B"
 _GEMMA_TERMS = "Gemma terms"
+_gemma_3 = partial(Shape, window=512, global_every=6, has_merges=False)
 
 _MODELS = (
     KnownModel(
@@ -116,7 +118,7 @@ _MODELS = (
         title="Gemma 3 1B Instruct",
         hub="google/gemma-3-1b-it",
         licence=_GEMMA_TERMS,
-        shape=Shape(26, 1152, 4, 1, 256, 6912, 262_144, window=512, global_every=6, has_merges=False),
+        shape=_gemma_3(26, 1152, 4, 1, 256, 6912, 262_144),
         is_checked=True,
         score=Score("KMMLU-Redux", 19.4, f"{_EXAONE}; KMMLU 30.8: {_HYPERCLOVA}"),
     ),
@@ -125,7 +127,7 @@ _MODELS = (
         title="Gemma 3 270M Instruct",
         hub="google/gemma-3-270m-it",
         licence=_GEMMA_TERMS,
-        shape=Shape(18, 640, 4, 1, 256, 2048, 262_144, window=512, global_every=6, has_merges=False),
+        shape=_gemma_3(18, 640, 4, 1, 256, 2048, 262_144),
         is_checked=True,
     ),
     KnownModel(
@@ -177,8 +179,8 @@ CATALOGUE_SHAPES = {
     "qwen2.5-coder-0.5b-korean": Shape(*_QWEN_05B, _TRIMMED, is_tied=False),
     "qwen2.5-coder-1.5b-instruct-q4_k_m": Shape(*_QWEN_15B, _FULL, is_tied=False),
     "qwen2.5-coder-0.5b-instruct-q4_k_m": Shape(*_QWEN_05B, _FULL, is_tied=False),
-    "gemma-3-270m-korean": Shape(*_GEMMA_270M, _TRIMMED, window=512, global_every=6, has_merges=False),
-    "gemma-3-270m-q4_k_m": Shape(*_GEMMA_270M, 262_144, window=512, global_every=6, has_merges=False),
+    "gemma-3-270m-korean": _gemma_3(*_GEMMA_270M, _TRIMMED),
+    "gemma-3-270m-q4_k_m": _gemma_3(*_GEMMA_270M, 262_144),
 }
 # What a GGUF file holds beside its weights, for each token: text, kind, and the merge that made it (SentencePiece: its
 # score instead, 14 bytes less).

@@ -143,7 +143,7 @@ class Plan:
 
 
 def plan(weights: int, shape: Shape, load: Load = Load(), reserve: int = 0) -> Plan:
-    """weights: bytes of the file's, or for `ark` of the packed ones."""
+    """weights: bytes, as the engine holds them."""
     if load.engine == "ark":
         return _ark_plan(weights, shape, load, reserve)
     return Plan(
@@ -195,8 +195,11 @@ def _compute_bytes(shape: Shape, load: Load) -> int:
     return _BATCH * row * _F32 + load.slots * shape.vocab * _SAMPLER_BYTES_PER_TOKEN
 
 
-def of_gguf(source: Gguf) -> tuple[int, Shape]:
-    """Bytes of the weights, and the shape. Raises ModelCorrupt where the header lacks it or contradicts itself."""
+def of_gguf(source: Gguf, engine: str = "llama") -> tuple[int, Shape]:
+    """Bytes of the weights as that engine holds them, and the shape.
+
+    Raises ModelCorrupt where the header lacks it or contradicts itself.
+    """
     vocab = gguf.num_tokens(source)
     try:
         shape = _shape_of(source, vocab)
@@ -205,6 +208,8 @@ def of_gguf(source: Gguf) -> tuple[int, Shape]:
             f"{source.path.name} does not say its shape (architecture {source.architecture or 'missing'}): "
             "take a GGUF file of a language model"
         ) from None
+    if engine == "ark":
+        return _packed_bytes(source), shape
     return sum(tensor.num_bytes for tensor in source.tensors.values()), shape
 
 
@@ -214,7 +219,7 @@ _PACKED_GROUP = 32
 _FUSED = {"attn_q": "qkv", "attn_k": "qkv", "attn_v": "qkv", "ffn_gate": "gate_up", "ffn_up": "gate_up"}
 
 
-def packed_bytes(source: Gguf) -> int:
+def _packed_bytes(source: Gguf) -> int:
     """Of the weights as the ark engine packs them: what is fused has the bits of the widest."""
     fused: dict[str, list[Tensor]] = {}
     for tensor in source.tensors.values():
@@ -223,10 +228,10 @@ def packed_bytes(source: Gguf) -> int:
             fused.setdefault(f"{block}.{_FUSED.get(name, name)}", []).append(tensor)
     if OUTPUT not in source.tensors:
         fused["head"] = [source.tensors[EMBEDDING]]
-    return sum(map(_packed_bytes, fused.values()))
+    return sum(map(_fused_bytes, fused.values()))
 
 
-def _packed_bytes(together: list[Tensor]) -> int:
+def _fused_bytes(together: list[Tensor]) -> int:
     is_vocabulary = together[0].name in (EMBEDDING, OUTPUT)
     bits = 8 if is_vocabulary else max(_PACKED_BITS.get(tensor.type, 8) for tensor in together)
     num_weights = sum(tensor.num_weights for tensor in together)

@@ -134,12 +134,13 @@ def placed(tensors: Iterable[Tensor]) -> list[Tensor]:
     return found
 
 
-def head(tensors: list[Tensor], metadata: dict[str, str]) -> bytes:
-    """Everything before the weights."""
+def head(tensors: list[Tensor], metadata: dict[str, str], room: int = 0) -> bytes:
+    """Everything before the weights: `room` bytes, or more where it needs them."""
     content: dict[str, Any] = {_METADATA: metadata} if metadata else {}
     for tensor in tensors:
         place = [tensor.offset, tensor.end]
         content[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": place}
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % _ALIGNMENT)
+    text = text.ljust(room - _LENGTH_BYTES)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text

@@ -94,10 +94,7 @@ def box(tmp_path: Path, fetched: Callable[[str], Path], request: pytest.FixtureR
 
 
 def test_a_worker_with_full_slots_and_a_full_cache_holds_what_was_planned(box: Box) -> None:
-    source = gguf.read(box.weights)
-    num_bytes, shape = memory_plan.of_gguf(source)
-    if box.load.engine == "ark":
-        num_bytes = memory_plan.packed_bytes(source)
+    num_bytes, shape = memory_plan.of_gguf(gguf.read(box.weights), box.load.engine)
     planned = memory_plan.plan(num_bytes, shape, box.load).rss
     # The second conversations push the first ones into the prompt cache, which has no room for all of them.
     num_tokens = [*box.fill(1), *box.fill(2)]

@@ -8,15 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dure import catalog, gguf
+from dure.byte_tokens import as_bytes, as_token
 from dure.errors import ModelCorrupt, ModelError, SettingsError
-from dure.gguf import Gguf
+from dure.gguf import CONTROL, Gguf
 from dure.job import Message, Sampling
 from dure_worker.engines import Engine, GenerateRequest
-from dure_workshop.trim.bpe import Bpe, as_bytes, as_token
+from dure_workshop.trim.bpe import Bpe
 from dure_workshop.trim.choice import PAD_TO, Script, script_of
 from dure_workshop.trim.gguf_file import trim, vocabulary
 from dure_workshop.trim.text import Encoder, segmenter_of
-from dure_workshop.trim.vocabulary import CONTROL, NotTrimmable
+from dure_workshop.trim.vocabulary import NotTrimmable
 
 pytestmark = pytest.mark.weights
 

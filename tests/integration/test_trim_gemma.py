@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dure import catalog, gguf, memory_plan
-from dure.gguf import Gguf
+from dure.gguf import CONTROL, Gguf
 from dure.known_models import CATALOGUE_SHAPES
 from dure_workshop.trim.choice import Script, script_of
 from dure_workshop.trim.gguf_file import trim, vocabulary
 from dure_workshop.trim.spm import Spm
-from dure_workshop.trim.vocabulary import CONTROL
 
 pytestmark = pytest.mark.weights
 

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 import tiny_gguf
 from dure import gguf
+from dure.byte_tokens import as_bytes
 from dure.errors import SettingsError
 from dure.split_patterns import PATTERNS
 from dure_workshop.dequantize import rows
 from dure_workshop.perplexity import Perplexity
 from dure_workshop.trim import added
 from dure_workshop.trim.added import TooCostly, add_words, new_pairs
-from dure_workshop.trim.bpe import Bpe, as_bytes
+from dure_workshop.trim.bpe import Bpe
 from dure_workshop.trim.gguf_file import GgufModel
 
 TEXT = "두레 두레 두레는 마을, 두레는 마을의 모임. hello hello 漢字漢字 123"

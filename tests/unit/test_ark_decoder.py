@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dure import gguf
 from dure.memory_plan import Precision
 from dure_workshop import convert
 from dure_workshop.trim.checkpoint_files import Checkpoint
@@ -25,7 +26,7 @@ IDS = [(number * 37) % 250 for number in range(96)]
 def loaded(folder: Path, tiny: TinyDecoder) -> Decoder:
     target = folder / "model.gguf"
     convert.convert(Checkpoint.read(tiny.write(folder / "checkpoint")), target, Precision.Q8_0)
-    return load(target)
+    return load(gguf.read(target))
 
 
 def wanted(tiny: TinyDecoder, ids: list[int]) -> np.ndarray:

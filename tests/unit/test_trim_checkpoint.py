@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import tiny_checkpoint
 from dure import file_rows, safetensors
+from dure.byte_tokens import as_token
 from dure.errors import DureError, ModelCorrupt, ModelError, SettingsError
 from dure_workshop.__main__ import trimmed
-from dure_workshop.trim.bpe import as_token
 from dure_workshop.trim.checkpoint import trim
 from dure_workshop.trim.checkpoint_files import Checkpoint
 from dure_workshop.trim.text import Segmenter

@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_gguf
+from dure.byte_tokens import as_bytes, as_token
 from dure.errors import ModelCorrupt, SettingsError
-from dure_workshop.trim.bpe import Bpe, as_bytes, as_token
+from dure.gguf import BYTE, CONTROL, NORMAL, UNUSED
+from dure_workshop.trim.bpe import Bpe
 from dure_workshop.trim.choice import Script, choose, script_of
 from dure_workshop.trim.text import Segmenter
-from dure_workshop.trim.vocabulary import BYTE, CONTROL, NORMAL, UNUSED, check_bytes
+from dure_workshop.trim.vocabulary import check_bytes
 
 
 def small() -> Bpe:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 import tiny_gguf
 from dure import gguf
 from dure.errors import ModelCorrupt, ModelError
+from dure.gguf import BYTE, NORMAL
 from dure_workshop.__main__ import trimmed
 from dure_workshop.trim.choice import Script, choose, script_of
 from dure_workshop.trim.gguf_file import trim, vocabulary
 from dure_workshop.trim.spm import Spm
-from dure_workshop.trim.vocabulary import BYTE, NORMAL, NotTrimmable
+from dure_workshop.trim.vocabulary import NotTrimmable
 
 SIZE = 10_000
 

@@ -19,10 +19,7 @@ def within_budget(worker: WorkerSettings, weights: Path, here: Budget | None) ->
     """
     # A mapped file's pages are the system's to drop: they are planned for all the same, since without them in memory
     # every token waits for the disk.
-    source = gguf.read(weights)
-    num_bytes, shape = memory_plan.of_gguf(source)
-    if worker.engine == "ark":
-        num_bytes = memory_plan.packed_bytes(source)
+    num_bytes, shape = memory_plan.of_gguf(gguf.read(weights), worker.engine)
     wanted = Load(worker.slots, worker.context, worker.prompt_cache_mib * MIB, engine=worker.engine)
     here = _limited(here, worker.memory_mib)
     if here is None:

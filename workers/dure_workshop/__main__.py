@@ -20,6 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from dure import artifact
 from dure.errors import DureError, ModelError, SettingsError
+from dure.memory_plan import Precision
 from dure.settings import Settings
 from dure_worker.settings import WorkerSettings
 from dure_workshop.add import add
@@ -242,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("source")
     own.add_argument("--name")
     own.add_argument("--file")
-    own.add_argument("--precision", choices=["q4_k_m", "q8_0", "f16"], default="q4_k_m")
+    own.add_argument("--precision", choices=[each.value for each in Precision], default=Precision.Q4_K_M.value)
     measured = commands.add_parser("bench")
     measured.add_argument("name", metavar="MODEL")
     measured.add_argument("--repeats", type=int, default=5)

@@ -60,8 +60,7 @@ def _add_checkpoint(settings: Settings, console: Console, folder: Path, name: st
     settings.models_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".converting-", dir=settings.models_dir) as work:
         target = Path(work) / f"{name}.gguf"
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        with _progress(console) as progress:
             task = progress.add_task("변환 / Converting", total=None)
             convert.convert(
                 checkpoint,
@@ -70,6 +69,11 @@ def _add_checkpoint(settings: Settings, console: Console, folder: Path, name: st
                 lambda done, total: progress.update(task, completed=done, total=total),
             )
         return add(settings, console, str(target), name, None, precision)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def require_servable(source: Gguf) -> None:
@@ -82,8 +86,7 @@ def _of_file(path: Path, name: str, console: Console) -> CatalogModel:
     source = gguf.read(path)
     require_servable(source)
     size = path.stat().st_size
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with _progress(console) as progress:
         task = progress.add_task("확인 / Checking", total=size)
         sha256 = catalog.sha256_of(path, lambda num_more: progress.advance(task, num_more))
     title = str(source.get("general.name") or path.stem)

@@ -74,6 +74,16 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+_DEFAULTS = Sampling(temperature=0.7, top_p=0.8, top_k=20, min_p=0.0, repetition_penalty=1.05)  # Qwen2.5's own advice
+
+
+def chosen(sampling: Sampling, name: str) -> float:
+    """What the request says of `name`, else what suits the models that are served."""
+    value = getattr(sampling, name)
+    found: float = getattr(_DEFAULTS, name) if value is None else value
+    return found
+
+
 def check_request(request: GenerateRequest) -> None:
     """Raises BadRequest, naming value and remedy, for what no engine can take."""
     if request.max_tokens < 1:

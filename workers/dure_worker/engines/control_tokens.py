@@ -2,9 +2,8 @@
 
 import re
 
-from dure.gguf import Gguf
+from dure.gguf import CONTROL, USER_DEFINED, Gguf
 
-_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 # Takes no room, and no tokenizer has it inside a control token.
 _BREAK = "\u200b"
 
@@ -17,7 +16,7 @@ def control_tokens(source: Gguf) -> list[str]:
     return [
         token
         for token, kind in zip(tokens, kinds, strict=False)
-        if kind == _CONTROL or (kind == _USER_DEFINED and token.strip() and token in template)
+        if kind == CONTROL or (kind == USER_DEFINED and token.strip() and token in template)
     ]
 
 

@@ -13,16 +13,14 @@ import xllamacpp
 
 from dure import gguf
 from dure.errors import BadRequest, ContextOverflow, EngineError
-from dure.job import Message, Sampling, Usage
-from dure_worker.engines.base import EngineInfo, FinishReason, GenerateRequest, Token, check_request
+from dure.job import Message, Usage
+from dure_worker.engines.base import EngineInfo, FinishReason, GenerateRequest, Token, check_request, chosen
 from dure_worker.engines.control_tokens import ControlTokens, control_tokens
 from dure_worker.engines.priority import lower_priority
 
 # Prompt tokens computed in one go. The runtime looks at cancellation and at the other slots only in between, and its
 # work buffers grow with it: 512 gives some 10 % more prompt speed, but stalls everything else for 8 s on a 2-core box.
 _BATCH = 64
-
-_DEFAULTS = Sampling(temperature=0.7, top_p=0.8, top_k=20, min_p=0.0, repetition_penalty=1.05)  # Qwen2.5's own advice
 
 
 class LlamaEngine:
@@ -105,7 +103,7 @@ class LlamaEngine:
         del self._server
 
     def _payload(self, request: GenerateRequest) -> dict[str, Any]:
-        sampling = {name: _chosen(request.sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+        sampling = {name: chosen(request.sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
         messages = self._plain(request.messages)
         if request.prefix:
             messages.append({"role": "assistant", "content": self._control.neutral(request.prefix)})
@@ -114,7 +112,7 @@ class LlamaEngine:
             "max_tokens": request.max_tokens,
             "stop": request.stop,
             **sampling,
-            "repeat_penalty": _chosen(request.sampling, "repetition_penalty"),
+            "repeat_penalty": chosen(request.sampling, "repetition_penalty"),
             "seed": -1 if request.sampling.seed is None else request.sampling.seed,
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -164,11 +162,6 @@ def _params(path: Path, num_slots: int, context: int, num_threads: int, cache_mi
     params.ui = False
     params.verbosity = -1
     return params
-
-
-def _chosen(sampling: Sampling, name: str) -> Any:
-    value = getattr(sampling, name)
-    return getattr(_DEFAULTS, name) if value is None else value
 
 
 def _tokens(chunks: "queue.SimpleQueue[Any]", cancelled: threading.Event) -> Iterator[Token]:

@@ -17,14 +17,15 @@ import numpy as np
 import regex
 
 from dure import gguf
+from dure.byte_tokens import as_bytes
 from dure.errors import ModelError, SettingsError
-from dure.gguf import Gguf, Tensor, Value
+from dure.gguf import NORMAL, Gguf, Tensor, Value
 from dure.split_patterns import PATTERNS
 from dure_workshop.dequantize import dequantize, quantize
 from dure_workshop.perplexity import Perplexity, perplexity
-from dure_workshop.trim.bpe import Bpe, as_bytes
+from dure_workshop.trim.bpe import Bpe
 from dure_workshop.trim.gguf_file import GgufModel, Progress, write
-from dure_workshop.trim.vocabulary import NORMAL, NotTrimmable
+from dure_workshop.trim.vocabulary import NotTrimmable
 
 # Of the text's likelihood, in bits a byte: so much worse at most.
 MOST_WORSE = 0.005

@@ -12,6 +12,7 @@ from typing import Any
 
 from dure import safetensors
 from dure.errors import ModelCorrupt, ModelError
+from dure.one_step import one_step
 from dure.safetensors import Safetensors, Tensor
 from dure_workshop.trim import token_ids, tokenizer_json
 from dure_workshop.trim.checkpoint_files import (
@@ -51,17 +52,14 @@ def trim(
 ) -> Choice:
     """Write the trimmed folder beside `target`, then put it there in one step. on_progress(bytes written, of all)."""
     choice = choose(source.vocabulary, languages, size, counts, _needed_ids(source, languages))
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    writing = _Writing(source, choice, unfinished, on_progress)
     try:
-        unfinished.mkdir()
-        writing.write()
-        unfinished.replace(target)
+        with one_step(target) as folder:
+            writing = _Writing(source, choice, folder, on_progress)
+            folder.mkdir()
+            writing.write()
     except OSError as error:
         needed = writing.total >> 20
         raise ModelError(f"{target} cannot be written ({error.strerror}): free {needed} MiB there") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return choice
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dure.errors import SettingsError
-from dure_workshop.trim.vocabulary import BYTE, UNUSED, Vocabulary
+from dure.gguf import BYTE, UNUSED
+from dure_workshop.trim.vocabulary import Vocabulary
 
 PAD_TO = 64  # rows; kernels work in blocks of so many
 

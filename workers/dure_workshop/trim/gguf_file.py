@@ -11,6 +11,7 @@ from typing import Any
 from dure import gguf
 from dure.errors import ModelCorrupt, ModelError
 from dure.gguf import Gguf, Tensor, Value, ValueType
+from dure.one_step import one_step
 from dure_workshop.trim.bpe import Bpe
 from dure_workshop.trim.choice import Choice, choose
 from dure_workshop.trim.spm import Spm
@@ -104,9 +105,8 @@ def write(
 ) -> None:
     """Write a whole file beside `target`, then put it there in one step. Raises ModelError; then nothing is left."""
     total = sum(tensor.num_bytes for tensor in tensors)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with unfinished.open("wb") as file:
+        with one_step(target) as unfinished, unfinished.open("wb") as file:
             file.write(gguf.head(values, tensors))
             done = 0
             for piece in weights:
@@ -115,11 +115,8 @@ def write(
                 on_progress(min(done, total), total)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(target)
     except OSError as error:
         raise ModelError(f"{target} cannot be written ({error.strerror}): free {total >> 20} MiB there") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _needed_ids(source: Gguf, found: Bpe | Spm, languages: set[str]) -> set[int]:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from dure_workshop.trim.vocabulary import BYTE, NORMAL, USER_DEFINED, kind_of
+from dure.gguf import BYTE, NORMAL, USER_DEFINED
+from dure_workshop.trim.vocabulary import kind_of
 
 SPACE = "▁"
 _BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")

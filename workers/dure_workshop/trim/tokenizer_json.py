@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dure.errors import ModelCorrupt
+from dure.gguf import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from dure_workshop.trim.bpe import Bpe
 from dure_workshop.trim.text import name_of
-from dure_workshop.trim.vocabulary import CONTROL, NORMAL, UNUSED, USER_DEFINED, NotTrimmable, check_bytes
+from dure_workshop.trim.vocabulary import NotTrimmable, check_bytes
 
 Json = dict[str, Any]
 NewIds = dict[int, int]

@@ -4,9 +4,7 @@ import re
 from typing import Protocol
 
 from dure.errors import ModelCorrupt, ModelError
-
-# Token types of GGUF (tokenizer.ggml.token_type).
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+from dure.gguf import BYTE, UNUSED
 
 # Room that the makers left for tokens of others; Gemma has 6,242 of them, all of the type of a chat role.
 _UNUSED_NAME = re.compile(r"[<\[]\|?unused[_ ]?\d+\|?[>\]]")

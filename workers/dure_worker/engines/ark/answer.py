@@ -19,11 +19,7 @@ from dure_worker.engines.stop import StopFinder
 
 @dataclass
 class Answer:
-    """Filled by the scheduler's thread, read by the caller's through `pieces`.
-
-    ids            prompt and answer
-    num_computed   of them have their keys and values in the slot
-    """
+    """Filled by the scheduler's thread, read by the caller's through `pieces`. ids: prompt and answer."""
 
     request: GenerateRequest
     ids: list[int]
@@ -32,7 +28,6 @@ class Answer:
     context: int
     pieces: "queue.SimpleQueue[Token | EngineError]" = field(default_factory=queue.SimpleQueue)
     cancelled: threading.Event = field(default_factory=threading.Event)
-    num_computed: int = 0
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.ids)
@@ -40,10 +35,6 @@ class Answer:
         self.drafts = Drafts()
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self.is_ended = False
-
-    @property
-    def is_prefilled(self) -> bool:
-        return self.num_computed >= self.num_prompt
 
     @property
     def usage(self) -> Usage:

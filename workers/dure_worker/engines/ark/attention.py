@@ -5,6 +5,7 @@ Query heads that share a key head are taken as further rows of one query, so tha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch.nn import functional
@@ -45,7 +46,7 @@ class Batch:
             row = end
         self.wanted = torch.tensor(wanted)
         self._masks = [self._mask(segment) for segment in segments]
-        self._single = _Singles.of(segments, self._rows)
+        self._single = _Singles.of(segments)
 
     def _mask(self, segment: Segment) -> torch.Tensor | None:
         """(group * rows, end): true where a row may look. None: everywhere."""
@@ -103,9 +104,9 @@ class _Singles:
     mask: torch.Tensor
 
     @classmethod
-    def of(cls, segments: list[Segment], rows: list[slice]) -> "_Singles | None":
-        singles = [segment for segment, row in zip(segments, rows, strict=True) if row.stop - row.start == 1]
-        if len(singles) < 2 or any(len(segment.ids) > 1 for segment in segments[: len(singles)]):  # noqa: PLR2004
+    def of(cls, segments: list[Segment]) -> "_Singles | None":
+        singles = list(takewhile(lambda segment: len(segment.ids) == 1, segments))
+        if len(singles) < 2:  # noqa: PLR2004
             return None
         slots = [segment.slot for segment in singles]
         first, last = min(slots), max(slots)

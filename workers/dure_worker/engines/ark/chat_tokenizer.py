@@ -7,13 +7,13 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
+from dure.byte_tokens import TO_BYTE
 from dure.errors import BadRequest, ModelUnsupported
-from dure.gguf import Gguf
+from dure.gguf import CONTROL, NORMAL, USER_DEFINED, Gguf
 from dure.job import Message
 from dure.split_patterns import PATTERNS
 from dure_worker.engines.control_tokens import ControlTokens, control_tokens
 
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # tokenizer.ggml.token_type
 # Ends of a turn by their names, beside the one that the file names. Source: llama.cpp's llama-vocab.cpp.
 _ENDS = {
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>",
@@ -36,17 +36,17 @@ class ChatTokenizer:
                 f"({pre or 'no name'}): serve it with DURE_WORKER_ENGINE=llama"
             )
         names: list[str] = source.get("tokenizer.ggml.tokens")
-        kinds: list[int] = source.get("tokenizer.ggml.token_type") or [_NORMAL] * len(names)
+        kinds: list[int] = source.get("tokenizer.ggml.token_type") or [NORMAL] * len(names)
         self._tokenizer = _tokenizer(names, kinds, source.get("tokenizer.ggml.merges", []), pre)
         self._bytes = [_bytes_of(name, kind) for name, kind in zip(names, kinds, strict=True)]
         self._control = ControlTokens(control_tokens(source))
-        begin = source.get("tokenizer.ggml.bos_token_id")
+        begin, end = (source.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
         self._begin = begin if source.get("tokenizer.ggml.add_bos_token", False) else None
-        self._names = {"bos_token": _name(names, begin), "eos_token": _name(names, _end_id(source))}
+        self._names = {"bos_token": _name(names, begin), "eos_token": _name(names, end)}
         self._template = _environment().from_string(source.get("tokenizer.chat_template") or _CHATML)
         self.ends = frozenset(
-            number for number, name in enumerate(names) if kinds[number] == _CONTROL and name in _ENDS
-        ) | ({_end_id(source)} - {None})
+            number for number, name in enumerate(names) if number == end or (kinds[number] == CONTROL and name in _ENDS)
+        )
 
     def prompt(self, messages: list[Message], prefix: str = "") -> list[int]:
         """The conversation, and the answer's beginning. Raises BadRequest where the template refuses it."""
@@ -79,31 +79,16 @@ def _tokenizer(names: list[str], kinds: list[int], merges: list[str], pre: str) 
         [
             AddedToken(name, normalized=False, special=True)
             for name, kind in zip(names, kinds, strict=True)
-            if kind in (_CONTROL, _USER_DEFINED) and name
+            if kind in (CONTROL, USER_DEFINED) and name
         ]
     )
     return found
 
 
 def _bytes_of(name: str, kind: int) -> bytes:
-    if kind == _NORMAL:
-        return bytes(_BYTES[character] for character in name)
-    return name.encode("utf-8") if kind == _USER_DEFINED else b""
-
-
-def _byte_names() -> dict[str, int]:
-    """Source: bytes_to_unicode of GPT-2: printable bytes stand for themselves, the others for what follows U+0100."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-_BYTES = _byte_names()
-
-
-def _end_id(source: Gguf) -> int | None:
-    found: int | None = source.get("tokenizer.ggml.eos_token_id")
-    return found
+    if kind == NORMAL:
+        return bytes(TO_BYTE[character] for character in name)
+    return name.encode("utf-8") if kind == USER_DEFINED else b""
 
 
 def _name(names: list[str], number: int | None) -> str:

@@ -7,7 +7,7 @@ import torch
 
 from dure import gguf
 from dure.errors import ContextOverflow, EngineError
-from dure.job import Message, Sampling
+from dure.job import Message
 from dure_worker.engines.ark.answer import Answer
 from dure_worker.engines.ark.chat_tokenizer import ChatTokenizer
 from dure_worker.engines.ark.loading import load
@@ -15,8 +15,6 @@ from dure_worker.engines.ark.packing import AS_IN_THE_FILE, Recipe
 from dure_worker.engines.ark.sampler import Sampler
 from dure_worker.engines.ark.scheduler import Scheduler
 from dure_worker.engines.base import EngineInfo, GenerateRequest, Token, check_request
-
-_DEFAULTS = Sampling(temperature=0.7, top_p=0.8, top_k=20, min_p=0.0, repetition_penalty=1.05)  # Qwen2.5's own advice
 
 
 class ArkEngine:
@@ -34,8 +32,9 @@ class ArkEngine:
     ) -> None:
         self.info = EngineInfo("ark", model, num_slots, context)
         torch.set_num_threads(num_threads)
-        self._tokenizer = ChatTokenizer(gguf.read(path))
-        self._scheduler = Scheduler(load(path, recipe), num_slots, context)
+        source = gguf.read(path)
+        self._tokenizer = ChatTokenizer(source)
+        self._scheduler = Scheduler(load(source, recipe), num_slots, context)
         self._answers: dict[str, Answer] = {}
 
     def count_tokens(self, messages: list[Message]) -> int:
@@ -47,10 +46,10 @@ class ArkEngine:
         limit = self.info.context - 1
         if len(ids) > limit:
             raise ContextOverflow(len(ids), limit)
-        answer = Answer(request, ids, Sampler(request.sampling, _DEFAULTS), self._tokenizer, self.info.context)
+        answer = Answer(request, ids, Sampler(request.sampling), self._tokenizer, self.info.context)
         self._answers[request.id] = answer
-        self._scheduler.submit(answer)
         try:
+            self._scheduler.submit(answer)
             is_ended = False
             while not is_ended:
                 piece = answer.pieces.get()

@@ -13,7 +13,6 @@ class KvCache:
         self.keys = torch.zeros(shape, dtype=torch.bfloat16)
         self.values = torch.zeros(shape, dtype=torch.bfloat16)
         self.context = context
-        self.num_slots = num_slots
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """The first tokens of a slot into another."""

@@ -48,7 +48,3 @@ class Linear:
             x, self.blob, self.bias, self.n, self.k, self.group, _COMPUTE, f"int{self.bits}", _SCALES, _HAS_ZERO_POINTS
         )
         return found
-
-    @property
-    def num_bytes(self) -> int:
-        return self.blob.numel()

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from dure import gguf
 from dure.errors import EngineError
+from dure.gguf import Gguf
 from dure_worker.engines.ark.config import DecoderConfig
 from dure_worker.engines.ark.decoder import Decoder, Embedding, Layer
 from dure_worker.engines.ark.linear import Linear
@@ -21,10 +21,10 @@ from dure_worker.engines.ark.packing import AS_IN_THE_FILE, Recipe
 _PATTERN = "ark-*.safetensors"
 
 
-def load(weights: Path, recipe: Recipe = AS_IN_THE_FILE) -> Decoder:
+def load(source: Gguf, recipe: Recipe = AS_IN_THE_FILE) -> Decoder:
     """Raises ModelCorrupt, ModelUnsupported, EngineError."""
-    config = DecoderConfig.of_gguf(gguf.read(weights))
-    return decoder(PackedFile.open(packed(weights, recipe)), config)
+    config = DecoderConfig.of_gguf(source)
+    return decoder(PackedFile.open(packed(source.path, recipe)), config)
 
 
 def packed(weights: Path, recipe: Recipe) -> Path:

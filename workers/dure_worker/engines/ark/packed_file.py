@@ -9,12 +9,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import torch
 
 from dure import safetensors
 from dure.errors import ModelCorrupt, ModelError
+from dure.one_step import one_step
 from dure.safetensors import Tensor
 
 _HEADER_BYTES = 1 << 20
@@ -52,7 +53,6 @@ class PackedFile:
                     offset=found.data_start + tensor.offset,
                 ).view(tensor.shape)
                 for tensor in found.tensors.values()
-                if tensor.num_weights
             },
             info,
         )
@@ -61,14 +61,14 @@ class PackedFile:
 class Writer:
     """Made by `writing`."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         self._file.write(bytes(_HEADER_BYTES))
         self._tensors: list[Tensor] = []
         self.info: dict[str, Any] = {}
 
     def add(self, name: str, found: torch.Tensor) -> None:
-        raw = found.contiguous().view(torch.uint8).numpy().reshape(-1) if found.dim() else found.numpy()
+        raw = found.contiguous().view(torch.uint8).numpy()
         offset = self._tensors[-1].end if self._tensors else 0
         self._tensors.append(Tensor(name, _NAMES[found.dtype], tuple(found.shape), offset))
         self._file.write(raw.data)
@@ -77,35 +77,25 @@ class Writer:
             self._tensors.append(Tensor(f"{name}.padding", "I8", (padding,), self._tensors[-1].end))
             self._file.write(bytes(padding))
 
-    def close(self) -> None:
-        text = safetensors.head(self._tensors, {_INFO: json.dumps(self.info)})[8:].ljust(_HEADER_BYTES - 8)
-        if len(text) > _HEADER_BYTES - 8:
+    def finish(self) -> None:
+        header = safetensors.head(self._tensors, {_INFO: json.dumps(self.info)}, _HEADER_BYTES)
+        if len(header) > _HEADER_BYTES:
             raise ModelError("the header of the packed weights is too long: serve this model with another engine")
         self._file.seek(0)
-        self._file.write(len(text).to_bytes(8, "little") + text)
+        self._file.write(header)
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
-
-    def discard(self) -> None:
-        self._file.close()
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Writer]:
     """The file appears in one step when all is written. Raises ModelError where the disk has no room."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        writer = Writer(unfinished)
-        try:
+        with one_step(path) as unfinished, unfinished.open("wb") as file:
+            writer = Writer(file)
             yield writer
-            writer.close()
-        finally:
-            writer.discard()
-        unfinished.replace(path)
+            writer.finish()
     except OSError as error:
         raise ModelError(
             f"{path} cannot be written ({error.strerror}): free room there, or correct its rights"
         ) from None
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -5,7 +5,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,9 @@ class _Packing:
             self._layer(f"{number}.", f"blk.{number}.")
         self._writer.add("norm", self._vector("output_norm.weight"))
         self._writer.add("frequencies", self._frequencies())
-        self._embedding(self._codes(gguf.EMBEDDING))
-        head = self._codes(gguf.OUTPUT if gguf.OUTPUT in self._source.tensors else gguf.EMBEDDING)
+        embedding = self._codes(gguf.EMBEDDING)
+        self._embedding(embedding)
+        head = self._codes(gguf.OUTPUT) if gguf.OUTPUT in self._source.tensors else embedding
         self._add("head", Linear.packed(_with_bits(head, self._recipe.head_bits, self._recipe.group)))
 
     def _layer(self, target: str, source: str) -> None:
@@ -131,7 +132,7 @@ def _exact_bits(found: Codes) -> int:
 def _with_bits(found: Codes, bits: int, group: int) -> Codes:
     is_exact = found.minima is None and found.group == group and found.bits <= bits
     if is_exact:
-        return Codes(found.codes, found.scales, None, bits)
+        return replace(found, bits=bits)
     return fitted(found.numbers(), bits, group)
 
 

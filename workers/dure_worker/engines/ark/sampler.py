@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from dure.job import Sampling
+from dure_worker.engines.base import chosen
 
 _PENALTY_WINDOW = 64  # tokens
 
@@ -14,13 +15,10 @@ _PENALTY_WINDOW = 64  # tokens
 class Sampler:
     """Of one request, with dice of its own: what else is computed beside it changes nothing."""
 
-    def __init__(self, sampling: Sampling, defaults: Sampling) -> None:
-        def chosen(name: str) -> float:
-            value = getattr(sampling, name)
-            return float(getattr(defaults, name) if value is None else value)
-
-        self._temperature, self._top_p, self._min_p = chosen("temperature"), chosen("top_p"), chosen("min_p")
-        self._top_k, self._penalty = int(chosen("top_k")), chosen("repetition_penalty")
+    def __init__(self, sampling: Sampling) -> None:
+        self._temperature, self._top_p = chosen(sampling, "temperature"), chosen(sampling, "top_p")
+        self._top_k, self._min_p = int(chosen(sampling, "top_k")), chosen(sampling, "min_p")
+        self._penalty = chosen(sampling, "repetition_penalty")
         self._dice = random.Random(secrets.randbits(64) if sampling.seed is None else sampling.seed)
 
     def pick(self, logits: torch.Tensor, before: Sequence[int]) -> int:

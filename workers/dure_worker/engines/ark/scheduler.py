@@ -104,8 +104,7 @@ class Scheduler:
             if slot is not source:
                 self._cache.copy(source.number, slot.number, common)
         # The last token is computed in any case: what follows it is what is asked for.
-        answer.num_computed = min(common, len(answer.ids) - 1)
-        slot.ids = answer.ids[: answer.num_computed]
+        slot.ids = answer.ids[: min(common, len(answer.ids) - 1)]
         slot.answer = answer
 
     def _step(self, active: list[_Slot]) -> None:
@@ -128,13 +127,13 @@ class Scheduler:
     def _segments(self, active: list[_Slot]) -> list[Segment]:
         """Every running answer's next token, and a chunk of the prompt that came first."""
         answers = [(slot, slot.answer) for slot in active if slot.answer is not None]
-        writing = [(slot, answer) for slot, answer in answers if answer.is_prefilled]
-        reading = [(slot, answer) for slot, answer in answers if not answer.is_prefilled]
+        writing = [(slot, answer) for slot, answer in answers if len(slot.ids) >= answer.num_prompt]
+        reading = [(slot, answer) for slot, answer in answers if len(slot.ids) < answer.num_prompt]
         has_drafts = len(writing) <= _MOST_WITH_DRAFTS and not reading
         found = sorted((_next(slot, answer, has_drafts) for slot, answer in writing), key=lambda each: len(each.ids))
         if reading:
             slot, answer = min(reading, key=lambda pair: pair[0].used_at)
-            start = answer.num_computed
+            start = len(slot.ids)
             found.append(Segment(slot.number, start, answer.ids[start : start + self._chunk]))
         return found
 
@@ -160,7 +159,6 @@ class Scheduler:
                 answer.advance(logits, segment.ids[len(segment.ids) - segment.num_wanted + 1 :]) - segment.num_wanted
             )
         slot.ids.extend(segment.ids[:num_kept])
-        answer.num_computed = len(slot.ids)
         if answer.is_ended:
             self._release(slot)
 
@@ -175,7 +173,8 @@ def _next(slot: _Slot, answer: Answer, has_drafts: bool) -> Segment:
     """The last token, and guesses what follows it: not beyond what is asked for, nor beyond the slot."""
     room = min(answer.request.max_tokens - answer.usage.completion_tokens - 1, answer.context - len(answer.ids) - 1)
     drafted = answer.drafts.after(answer.ids)[: max(room, 0)] if has_drafts else []
-    return Segment(slot.number, answer.num_computed, [*answer.ids[answer.num_computed :], *drafted], 1 + len(drafted))
+    start = len(slot.ids)
+    return Segment(slot.number, start, [*answer.ids[start:], *drafted], 1 + len(drafted))
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
