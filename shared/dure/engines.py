@@ -15,7 +15,7 @@ qwen3moe rwkv6 rwkv7 smollm3 stablelm starcoder2
 LLAMA = frozenset(_LLAMA.split())
 
 # What dure_worker/engines/ark computes itself, from a byte-level BPE vocabulary.
-ARK = frozenset({"llama", "qwen2", "qwen3"})
+ARK = frozenset({"gemma3", "gptneox", "llama", "qwen2", "qwen3"})
 
 # Checkpoints (config.json, model_type) that dure_workshop/convert.py knows.
 CONVERTIBLE = frozenset({"llama", "qwen2", "qwen3"})

@@ -10,6 +10,8 @@ from itertools import takewhile
 import torch
 from torch.nn import functional
 
+from dure_worker.engines.ark.kv_cache import KvCache
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -29,101 +31,109 @@ class Segment:
 
 
 class Batch:
-    """Segments one behind the other, and what every layer needs to know of them. group: query heads of a key head."""
+    """Segments one behind the other, those of one token first, and what every layer needs to know of them.
 
-    def __init__(self, segments: list[Segment], group: int) -> None:
-        self._group = group
-        self.segments = segments
+    ids, positions, slots    of each row
+    wanted                   rows whose logits are wanted
+    """
+
+    def __init__(self, segments: list[Segment]) -> None:
+        self._segments = segments
         self.ids = torch.tensor([number for segment in segments for number in segment.ids])
-        self.positions = torch.cat([torch.arange(segment.start, segment.end) for segment in segments])
-        self._rows: list[slice] = []
+        self.positions = torch.tensor([place for segment in segments for place in range(segment.start, segment.end)])
+        self.slots = torch.tensor([segment.slot for segment in segments for _ in segment.ids])
         wanted: list[int] = []
         row = 0
         for segment in segments:
-            end = row + len(segment.ids)
-            self._rows.append(slice(row, end))
-            wanted.extend(range(end - segment.num_wanted, end))
-            row = end
+            row += len(segment.ids)
+            wanted.extend(range(row - segment.num_wanted, row))
         self.wanted = torch.tensor(wanted)
-        self._masks = [self._mask(segment) for segment in segments]
-        self._single = _Singles.of(segments)
+        self._passes: dict[int, list[_Pass]] = {}
 
-    def _mask(self, segment: Segment) -> torch.Tensor | None:
-        """(group * rows, end): true where a row may look. None: everywhere."""
-        count = len(segment.ids)
-        if count == 1:
-            return None
-        return torch.ones(count, segment.end, dtype=torch.bool).tril(segment.start).repeat(self._group, 1)
+    def attend(self, query: torch.Tensor, cache: KvCache, layer: int, window: int) -> torch.Tensor:
+        """Query (rows, kv_heads, group, width) bfloat16, its keys and values written. Returns (rows, heads * width).
 
-    def attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-    ) -> torch.Tensor:
-        """Query (rows, heads, width), key and value (rows, kv_heads, width); keys, values (slots, kv_heads, context,
-        width) take the new ones in. Returns (rows, heads * width).
+        window    how many cells back a row looks, its own included; 0: to the beginning
         """
-        for segment, rows in zip(self.segments, self._rows, strict=True):
-            keys[segment.slot, :, segment.start : segment.end] = key[rows].transpose(0, 1)
-            values[segment.slot, :, segment.start : segment.end] = value[rows].transpose(0, 1)
-        found = torch.empty_like(query)
-        if self._single is not None:
-            found[: self._single.count] = self._single.attend(query, keys, values)
-        for segment, rows, mask in zip(self.segments, self._rows, self._masks, strict=True):
-            if self._single is None or rows.start >= self._single.count:
-                found[rows] = self._attend_alone(query[rows], keys, values, segment, mask)
-        return found.flatten(1)
-
-    def _attend_alone(
-        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, segment: Segment, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """(rows, heads, width)"""
-        num_rows, heads, width = query.shape
-        kv_heads = heads // self._group
-        # (rows, kv_heads, group, width) into (kv_heads, group * rows, width)
-        stacked = query.view(num_rows, kv_heads, self._group, width).permute(1, 2, 0, 3).reshape(kv_heads, -1, width)
-        found = functional.scaled_dot_product_attention(
-            stacked[None],
-            keys[None, segment.slot, :, : segment.end],
-            values[None, segment.slot, :, : segment.end],
-            mask,
-        )
-        return found[0].view(kv_heads, self._group, num_rows, width).permute(2, 0, 1, 3).reshape(num_rows, heads, width)
+        passes = self._passes.get(window) or self._passes.setdefault(window, _passes(self._segments, window))
+        found = [each.attend(query, cache, layer) for each in passes]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
 
-@dataclass(frozen=True)
-class _Singles:
-    """Two or more segments of one token at the batch's beginning, over the range of slots that they lie in.
+class _Pass:
+    """Rows that are computed in one call."""
 
-    places    of each in that range
-    mask      (slots of the range, 1, 1, longest end); idle slots look at their first cell, and nobody at them
-    """
+    rows: slice
 
-    count: int
-    first: int
-    last: int
-    places: torch.Tensor
-    mask: torch.Tensor
+    def attend(self, query: torch.Tensor, cache: KvCache, layer: int) -> torch.Tensor:
+        """(rows, heads * width)"""
+        raise NotImplementedError
 
-    @classmethod
-    def of(cls, segments: list[Segment]) -> "_Singles | None":
-        singles = list(takewhile(lambda segment: len(segment.ids) == 1, segments))
-        if len(singles) < 2:  # noqa: PLR2004
-            return None
-        slots = [segment.slot for segment in singles]
+
+def _passes(segments: list[Segment], window: int) -> list[_Pass]:
+    singles = list(takewhile(lambda segment: len(segment.ids) == 1, segments))
+    num_together = len(singles) if len(singles) > 1 else 0
+    found: list[_Pass] = [_Singles(singles, window)] if num_together else []
+    row = num_together
+    for segment in segments[num_together:]:
+        found.append(_Alone(segment, row, window))
+        row += len(segment.ids)
+    return found
+
+
+class _Alone(_Pass):
+    """One segment over its own slot."""
+
+    def __init__(self, segment: Segment, first_row: int, window: int) -> None:
+        count = len(segment.ids)
+        self.rows = slice(first_row, first_row + count)
+        self._slots = slice(segment.slot, segment.slot + 1)
+        first = max(0, segment.start + 1 - window) if window else 0
+        self._cells = slice(first, segment.end)
+        self._mask: torch.Tensor | None = None  # a single row looks at all of them
+        if count > 1:
+            place = torch.arange(segment.start, segment.end)[:, None]
+            cell = torch.arange(first, segment.end)
+            self._mask = (cell <= place) & (cell > place - window) if window else cell <= place
+
+    def attend(self, query: torch.Tensor, cache: KvCache, layer: int) -> torch.Tensor:
+        keys, values = cache.read(layer, self._slots, self._cells)
+        rows = query[self.rows]
+        num_rows, kv_heads, group, width = rows.shape
+        # (kv_heads, group * rows, width): the mask is the same for each of the group.
+        stacked = rows.permute(1, 2, 0, 3).reshape(1, kv_heads, group * num_rows, width)
+        mask = None if self._mask is None else self._mask.repeat(group, 1)
+        found = functional.scaled_dot_product_attention(stacked, keys, values, mask)
+        return found.view(kv_heads, group, num_rows, width).permute(2, 0, 1, 3).reshape(num_rows, -1)
+
+
+class _Singles(_Pass):
+    """Segments of one token over the range of slots that they lie in."""
+
+    def __init__(self, segments: list[Segment], window: int) -> None:
+        self.rows = slice(0, len(segments))
+        slots = [segment.slot for segment in segments]
         first, last = min(slots), max(slots)
+        self._slots = slice(first, last + 1)
+        self._places = torch.tensor(slots) - first
+        # Idle slots look at their first cell, and nobody at them.
         ends = torch.ones(last - first + 1, dtype=torch.long)
-        places = torch.tensor(slots) - first
-        ends[places] = torch.tensor([segment.end for segment in singles])
-        mask = torch.arange(int(ends.max())) < ends[:, None]
-        return cls(len(singles), first, last, places, mask[:, None, None])
+        ends[self._places] = torch.tensor([segment.end for segment in segments])
+        self._cells = slice(0, int(ends.max()))
+        cell = torch.arange(self._cells.stop)
+        mask = cell < ends[:, None]
+        if window:
+            mask &= cell >= ends[:, None] - window
+        self._mask = mask[:, None, None]  # (slots, 1, 1, cells)
+        # Often each slot of the range has its row, in order.
+        self._is_whole = slots == list(range(first, last + 1))
 
-    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """(count, heads, width)"""
-        _, heads, width = query.shape
-        kv_heads, length = keys.shape[1], self.mask.shape[-1]
-        placed = query.new_zeros(self.last - self.first + 1, kv_heads, heads // kv_heads, width)
-        placed[self.places] = query[: self.count].view(self.count, kv_heads, -1, width)
-        slots = slice(self.first, self.last + 1)
-        found = functional.scaled_dot_product_attention(
-            placed, keys[slots, :, :length], values[slots, :, :length], self.mask
-        )
-        return found[self.places].view(self.count, heads, width)
+    def attend(self, query: torch.Tensor, cache: KvCache, layer: int) -> torch.Tensor:
+        keys, values = cache.read(layer, self._slots, self._cells)
+        rows = query[self.rows]
+        if not self._is_whole:
+            placed = rows.new_zeros(keys.shape[0], *rows.shape[1:])
+            placed[self._places] = rows
+            rows = placed
+        found = functional.scaled_dot_product_attention(rows, keys, values, self._mask).flatten(1)
+        return found if self._is_whole else found[self._places]

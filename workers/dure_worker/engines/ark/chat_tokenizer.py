@@ -5,11 +5,11 @@ from typing import Any, NoReturn
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from dure.byte_tokens import TO_BYTE
 from dure.errors import BadRequest, ModelUnsupported
-from dure.gguf import CONTROL, NORMAL, USER_DEFINED, Gguf
+from dure.gguf import BYTE, CONTROL, NORMAL, USER_DEFINED, Gguf
 from dure.job import Message
 from dure.split_patterns import PATTERNS
 from dure_worker.engines.control_tokens import ControlTokens, control_tokens
@@ -19,6 +19,7 @@ _ENDS = {
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>",
     "[|endofturn|]", "<EOT>",
 }  # fmt: skip
+_SPACE = "\u2581"  # as SentencePiece writes it
 _CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
     "{% endfor %}{{ '<|im_start|>assistant\n' }}"
@@ -26,22 +27,29 @@ _CHATML = (
 
 
 class ChatTokenizer:
-    """Of byte-level BPE vocabularies. Raises ModelUnsupported for others."""
+    """Of byte-level BPE and of SentencePiece's BPE (Gemma). Raises ModelUnsupported for other vocabularies."""
 
     def __init__(self, source: Gguf) -> None:
-        pre = source.get("tokenizer.ggml.pre", "")
-        if source.get("tokenizer.ggml.model") != "gpt2" or pre not in PATTERNS:
-            raise ModelUnsupported(
-                f"{source.path.name}: the ark engine does not know how its vocabulary splits text "
-                f"({pre or 'no name'}): serve it with DURE_WORKER_ENGINE=llama"
-            )
+        kind = source.get("tokenizer.ggml.model")
         names: list[str] = source.get("tokenizer.ggml.tokens")
         kinds: list[int] = source.get("tokenizer.ggml.token_type") or [NORMAL] * len(names)
-        self._tokenizer = _tokenizer(names, kinds, source.get("tokenizer.ggml.merges", []), pre)
-        self._bytes = [_bytes_of(name, kind) for name, kind in zip(names, kinds, strict=True)]
+        if kind == "llama":
+            self._tokenizer = _sentencepiece(source, names)
+            self._bytes = [_spm_bytes(name, kind) for name, kind in zip(names, kinds, strict=True)]
+        else:
+            self._tokenizer = _byte_level(source, names)
+            self._bytes = [_bytes_of(name, kind) for name, kind in zip(names, kinds, strict=True)]
+        self._tokenizer.add_special_tokens(
+            [
+                AddedToken(name, normalized=False, special=True)
+                for name, kind in zip(names, kinds, strict=True)
+                if kind in (CONTROL, USER_DEFINED) and name
+            ]
+        )
         self._control = ControlTokens(control_tokens(source))
         begin, end = (source.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
-        self._begin = begin if source.get("tokenizer.ggml.add_bos_token", False) else None
+        # Where the file does not say: SentencePiece's put their beginning before a text (llama.cpp's llama-vocab.cpp).
+        self._begin = begin if source.get("tokenizer.ggml.add_bos_token", kind == "llama") else None
         self._names = {"bos_token": _name(names, begin), "eos_token": _name(names, end)}
         self._template = _environment().from_string(source.get("tokenizer.chat_template") or _CHATML)
         self.ends = frozenset(
@@ -65,24 +73,55 @@ class ChatTokenizer:
         return self._bytes[number]
 
 
-def _tokenizer(names: list[str], kinds: list[int], merges: list[str], pre: str) -> Tokenizer:
-    vocabulary = {name: number for number, name in enumerate(names)}
+def _byte_level(source: Gguf, names: list[str]) -> Tokenizer:
+    pre = source.get("tokenizer.ggml.pre", "")
+    if source.get("tokenizer.ggml.model") != "gpt2" or pre not in PATTERNS:
+        raise ModelUnsupported(
+            f"{source.path.name}: the ark engine does not know how its vocabulary splits text "
+            f"({pre or 'no name'}): serve it with DURE_WORKER_ENGINE=llama"
+        )
+    merges = source.get("tokenizer.ggml.merges", [])
     pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
-    found = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=pre == "llama-bpe"))
+    found = Tokenizer(models.BPE(vocab=_numbers(names), merges=pairs, ignore_merges=pre == "llama-bpe"))
     found.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(PATTERNS[pre]), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    found.add_special_tokens(
-        [
-            AddedToken(name, normalized=False, special=True)
-            for name, kind in zip(names, kinds, strict=True)
-            if kind in (CONTROL, USER_DEFINED) and name
-        ]
-    )
     return found
+
+
+def _sentencepiece(source: Gguf, names: list[str]) -> Tokenizer:
+    """Pairs merge in the order of the score of what they become; what is left are single characters, else bytes.
+
+    Source: llm_tokenizer_spm of llama.cpp's llama-vocab.cpp.
+    """
+    scores: list[float] = source.get("tokenizer.ggml.scores")
+    numbers = _numbers(names)
+    pairs = [
+        (-scores[number], name[:place], name[place:])
+        for name, number in numbers.items()
+        for place in range(1, len(name))
+        if name[:place] in numbers and name[place:] in numbers
+    ]
+    merges = [(left, right) for _, left, right in sorted(pairs, key=lambda pair: pair[0])]
+    found = Tokenizer(models.BPE(vocab=numbers, merges=merges, byte_fallback=True))
+    steps: list[Any] = [normalizers.Replace(" ", _SPACE)]
+    if source.get("tokenizer.ggml.add_space_prefix", True):
+        steps.insert(0, normalizers.Prepend(_SPACE))
+    found.normalizer = normalizers.Sequence(steps)
+    return found
+
+
+def _numbers(names: list[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names)}
+
+
+def _spm_bytes(name: str, kind: int) -> bytes:
+    if kind == BYTE:
+        return bytes([int(name[3:-1], 16)])  # <0x0A>
+    return b"" if kind == CONTROL else name.replace(_SPACE, " ").encode("utf-8")
 
 
 def _bytes_of(name: str, kind: int) -> bytes:

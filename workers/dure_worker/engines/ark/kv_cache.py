@@ -4,17 +4,28 @@ import torch
 
 from dure_worker.engines.ark.config import DecoderConfig
 
+Pair = tuple[torch.Tensor, torch.Tensor]
+
 
 class KvCache:
-    """keys, values    (layers, slots, kv_heads, context, head_dim) bfloat16"""
+    """cells    (layers, slots, 2, kv_heads, context, head_dim) bfloat16: keys, then values"""
 
     def __init__(self, config: DecoderConfig, num_slots: int, context: int) -> None:
-        shape = (config.shape.layers, num_slots, config.shape.kv_heads, context, config.shape.head_dim)
-        self.keys = torch.zeros(shape, dtype=torch.bfloat16)
-        self.values = torch.zeros(shape, dtype=torch.bfloat16)
+        shape = config.shape
+        self.cells = torch.zeros(
+            (shape.layers, num_slots, 2, shape.kv_heads, context, shape.head_dim), dtype=torch.bfloat16
+        )
         self.context = context
+
+    def write(self, layer: int, slots: torch.Tensor, positions: torch.Tensor, pairs: torch.Tensor) -> None:
+        """slots, positions (rows); pairs (rows, 2, kv_heads, head_dim)."""
+        self.cells[layer, slots, :, :, positions] = pairs.bfloat16()
+
+    def read(self, layer: int, slots: slice, cells: slice) -> Pair:
+        """Keys and values (slots, kv_heads, cells, head_dim) bfloat16."""
+        found = self.cells[layer, slots, :, :, cells]
+        return found[:, 0], found[:, 1]
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """The first tokens of a slot into another."""
-        for tensor in (self.keys, self.values):
-            tensor[:, target, :, :num_tokens] = tensor[:, source, :, :num_tokens]
+        self.cells[:, target, :, :, :num_tokens] = self.cells[:, source, :, :, :num_tokens]

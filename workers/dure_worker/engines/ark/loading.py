@@ -13,12 +13,14 @@ from filelock import FileLock
 from dure.errors import EngineError
 from dure.gguf import Gguf
 from dure_worker.engines.ark.config import DecoderConfig
-from dure_worker.engines.ark.decoder import Decoder, Embedding, Layer
+from dure_worker.engines.ark.decoder import Decoder, Embedding, Layer, Norm, Rotation
 from dure_worker.engines.ark.linear import Linear
 from dure_worker.engines.ark.packed_file import PackedFile
-from dure_worker.engines.ark.packing import AS_IN_THE_FILE, Recipe
+from dure_worker.engines.ark.packing import AS_IN_THE_FILE, OPTIONAL_NORMS, Recipe
 
 _PATTERN = "ark-*.safetensors"
+# Of the packed file's tensors: another number, and older ones are made anew.
+_FORMAT = 2
 
 
 def load(source: Gguf, recipe: Recipe = AS_IN_THE_FILE) -> Decoder:
@@ -62,7 +64,7 @@ def _key(weights: Path, recipe: Recipe) -> str:
     flags = next(
         (line for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if line.startswith("flags")), ""
     )
-    parts = (status.st_size, status.st_mtime_ns, vars(recipe), metadata.version("auto-round-lib"), flags)
+    parts = (_FORMAT, status.st_size, status.st_mtime_ns, vars(recipe), metadata.version("auto-round-lib"), flags)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
@@ -73,18 +75,28 @@ def decoder(source: PackedFile, config: DecoderConfig) -> Decoder:
         n, k, bits, group = source.info[name]
         return Linear(tensors[name], tensors.get(f"{name}.bias", torch.empty(0)), n, k, bits, group)
 
+    def norm(name: str) -> Norm:
+        return Norm(tensors[name], tensors.get(f"{name}.bias"), config.eps)
+
+    def optional(name: str) -> Norm | None:
+        return norm(name) if name in tensors else None
+
+    def rotation(name: str) -> Rotation:
+        return Rotation(tensors[name], is_neighbours=config.family.is_neighbours)
+
     layers = [
         Layer(
-            tensors[f"{number}.attention_norm"],
+            norm(f"{number}.attention_norm"),
             linear(f"{number}.qkv"),
             linear(f"{number}.output"),
-            tensors[f"{number}.ffn_norm"],
+            norm(f"{number}.ffn_norm"),
             linear(f"{number}.gate_up"),
             linear(f"{number}.down"),
-            tensors.get(f"{number}.query_norm"),
-            tensors.get(f"{number}.key_norm"),
+            *(optional(f"{number}.{name}") for name in OPTIONAL_NORMS),
         )
         for number in range(config.shape.layers)
     ]
     embedding = Embedding(tensors["embedding.codes"], tensors["embedding.scales"])
-    return Decoder(config, embedding, layers, tensors["norm"], linear("head"), tensors["frequencies"])
+    return Decoder(
+        config, embedding, layers, norm("norm"), linear("head"), rotation("frequencies"), rotation("local_frequencies")
+    )

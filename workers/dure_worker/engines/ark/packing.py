@@ -21,6 +21,13 @@ from dure_worker.engines.ark.linear import Linear
 from dure_worker.engines.ark.packed_file import Writer, writing
 
 _EMBEDDING_BITS = 8
+# Of a layer, by the names that the packed file and the GGUF file have for them, in the order of Layer's fields.
+OPTIONAL_NORMS = {
+    "query_norm": "attn_q_norm",
+    "key_norm": "attn_k_norm",
+    "attention_post_norm": "post_attention_norm",
+    "ffn_post_norm": "post_ffw_norm",
+}
 
 
 @dataclass(frozen=True)
@@ -53,23 +60,29 @@ class _Packing:
     def run(self) -> None:
         for number in range(self._config.shape.layers):
             self._layer(f"{number}.", f"blk.{number}.")
-        self._writer.add("norm", self._vector("output_norm.weight"))
-        self._writer.add("frequencies", self._frequencies())
+        self._norm("norm", "output_norm")
+        self._frequencies()
         embedding = self._codes(gguf.EMBEDDING)
         self._embedding(embedding)
         head = self._codes(gguf.OUTPUT) if gguf.OUTPUT in self._source.tensors else embedding
         self._add("head", Linear.packed(_with_bits(head, self._recipe.head_bits, self._recipe.group)))
 
     def _layer(self, target: str, source: str) -> None:
-        self._writer.add(f"{target}attention_norm", self._vector(f"{source}attn_norm.weight"))
-        self._writer.add(f"{target}ffn_norm", self._vector(f"{source}ffn_norm.weight"))
-        for name, told in (("query_norm", "attn_q_norm"), ("key_norm", "attn_k_norm")):
-            if (found := self._optional(f"{source}{told}.weight")) is not None:
-                self._writer.add(f"{target}{name}", found)
-        self._fused(f"{target}qkv", source, "attn_q", "attn_k", "attn_v")
+        self._norm(f"{target}attention_norm", f"{source}attn_norm")
+        self._norm(f"{target}ffn_norm", f"{source}ffn_norm")
+        for name, told in OPTIONAL_NORMS.items():
+            if f"{source}{told}.weight" in self._source.tensors:
+                self._norm(f"{target}{name}", f"{source}{told}")
+        is_fused = f"{source}attn_qkv.weight" in self._source.tensors
+        self._fused(f"{target}qkv", source, *(["attn_qkv"] if is_fused else ["attn_q", "attn_k", "attn_v"]))
         self._fused(f"{target}output", source, "attn_output")
-        self._fused(f"{target}gate_up", source, "ffn_gate", "ffn_up")
+        self._fused(f"{target}gate_up", source, *(["ffn_gate"] if self._config.shape.is_gated else []), "ffn_up")
         self._fused(f"{target}down", source, "ffn_down")
+
+    def _norm(self, target: str, source: str) -> None:
+        self._writer.add(target, self._vector(f"{source}.weight"))
+        if (bias := self._optional(f"{source}.bias")) is not None:
+            self._writer.add(f"{target}.bias", bias)
 
     def _fused(self, target: str, source: str, *names: str) -> None:
         """Matrices over the same input as one: their rows follow each other."""
@@ -95,12 +108,13 @@ class _Packing:
         self._writer.add("embedding.codes", torch.from_numpy(kept.codes.reshape(num_rows, num_groups, -1)))
         self._writer.add("embedding.scales", torch.from_numpy(kept.scales).bfloat16()[:, :, None])
 
-    def _frequencies(self) -> torch.Tensor:
-        """Of the rotation, by pair of a head's width; Llama 3 divides each by a factor of its own."""
-        width = self._config.shape.head_dim
-        plain = self._config.rope_theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    def _frequencies(self) -> None:
+        """Of the rotation, by rotated pair; Llama 3 divides each by a factor of its own."""
+        config = self._config
+        plain = _frequencies(config.rope_theta, config.num_rotated) / config.rope_scale
         factors = self._optional("rope_freqs.weight")
-        return plain if factors is None else plain / factors.double()
+        self._writer.add("frequencies", plain if factors is None else plain / factors.double())
+        self._writer.add("local_frequencies", _frequencies(config.local_theta, config.num_rotated))
 
     def _codes(self, name: str) -> Codes:
         tensor = self._tensor(name)
@@ -122,6 +136,11 @@ class _Packing:
         if name not in self._source.tensors:
             raise ModelCorrupt(f"{self._source.path.name} lacks {name}: take an intact file")
         return self._source.tensors[name]
+
+
+def _frequencies(theta: float, width: int) -> torch.Tensor:
+    powers: torch.Tensor = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    return powers
 
 
 def _exact_bits(found: Codes) -> int:
