@@ -1,7 +1,8 @@
 """Each family that the ark engine runs computes what transformers does, on small random models of the same weights.
 
 The stated tolerance: the largest error of a logit is below 2 % of the logits' spread where the kernels multiply in
-float32, as keys, values and queries are bfloat16 (0.3 to 0.9 % were seen). Kernels that quantize activations to int8 (AVX512-VNNI) add theirs: 15 %.
+float32, as keys, values and queries are bfloat16 (0.3 to 0.9 % were seen). Kernels that quantize activations to int8
+(AVX512-VNNI) add theirs: 15 %.
 """
 
 from pathlib import Path
