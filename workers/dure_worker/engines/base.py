@@ -19,6 +19,8 @@ class GenerateRequest:
     prefix       text the answer begins with, not generated again and not returned
     max_tokens   upper bound of generated tokens, 1 or more
     stop         texts that end the answer; they are not part of it
+    overflow     what happens when prompt and answer outgrow the slot: `refuse` ends the answer there, and refuses a
+                 longer prompt; `window` goes on, and what lies behind the system's message is forgotten, oldest first
     """
 
     id: str
@@ -27,6 +29,7 @@ class GenerateRequest:
     prefix: str = ""
     stop: list[str] = field(default_factory=list)
     sampling: Sampling = Sampling()
+    overflow: Literal["refuse", "window"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,10 @@ def chosen(sampling: Sampling, name: str) -> float:
     return found
 
 
-def check_request(request: GenerateRequest) -> None:
-    """Raises BadRequest, naming value and remedy, for what no engine can take."""
+def check_request(request: GenerateRequest, *, can_slide: bool = False) -> None:
+    """Raises BadRequest, naming value and remedy, for what no engine can take, or this one cannot (can_slide)."""
+    if request.overflow == "window" and not can_slide:
+        raise BadRequest("overflow is window, which the ark engine alone can do: ask for refuse")
     if request.max_tokens < 1:
         raise BadRequest(f"max_tokens is {request.max_tokens}: ask for 1 or more")
     if not request.messages or request.messages[-1].role != "user":

@@ -19,18 +19,24 @@ from dure_worker.engines.stop import StopFinder
 
 @dataclass
 class Answer:
-    """Filled by the scheduler's thread, read by the caller's through `pieces`. ids: prompt and answer."""
+    """Filled by the scheduler's thread, read by the caller's through `pieces`.
+
+    ids         prompt and answer, without what was dropped from their middle
+    num_kept    of the beginning, never dropped; None: the answer ends where the slot does
+    """
 
     request: GenerateRequest
     ids: list[int]
     sampler: Sampler
     tokenizer: ChatTokenizer
     context: int
+    num_kept: int | None = None
     pieces: "queue.SimpleQueue[Token | EngineError]" = field(default_factory=queue.SimpleQueue)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.num_prompt = len(self.ids)
+        self._num_prompt = self.num_to_read = len(self.ids)
+        self._num_dropped = 0
         self._stop = StopFinder(self.request.stop)
         self.drafts = Drafts()
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
@@ -38,7 +44,14 @@ class Answer:
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.num_prompt, len(self.ids) - self.num_prompt)
+        return Usage(self._num_prompt, self._num_dropped + len(self.ids) - self._num_prompt)
+
+    def drop(self, count: int) -> None:
+        """The first tokens behind those that are kept."""
+        del self.ids[self.num_kept : (self.num_kept or 0) + count]
+        self.num_to_read -= count
+        self._num_dropped += count
+        self.drafts = Drafts()  # it knows places by their number
 
     def advance(self, logits: torch.Tensor, drafted: Sequence[int] = ()) -> int:
         """Take tokens as long as they are those drafted, and one more; show them. Returns how many.
@@ -61,8 +74,12 @@ class Answer:
         self._show(self._stop.feed(self._characters.decode(self.tokenizer.piece(number))))
         if self._stop.is_found:
             self.end("stop")
-        elif self.usage.completion_tokens >= self.request.max_tokens or len(self.ids) >= self.context:
+        elif self.usage.completion_tokens >= self.request.max_tokens or self._is_full:
             self.end("length")
+
+    @property
+    def _is_full(self) -> bool:
+        return self.num_kept is None and len(self.ids) >= self.context
 
     def progress(self) -> None:
         self.pieces.put(Token(""))

@@ -138,6 +138,23 @@ class Decoder:
             x = x + fed
         return self._head(self._norm(x[batch.wanted]))
 
+    @torch.inference_mode()
+    def forget(self, cache: KvCache, slot: int, first: int, count: int, length: int) -> None:
+        """Of a slot's `length` tokens drop `count` from `first` on: those behind move there, their keys turned back.
+
+        Source: StreamingLLM (Xiao et al., 2023): positions are those in the cache, and the beginning stays.
+        """
+        positions = torch.arange(first, length - count)
+        slots = torch.full_like(positions, slot)
+        for number in range(len(self._layers)):
+            rotation = self._local_rotation if self.config.window(number) else self._rotation
+            cos, sin = rotation.at(torch.tensor([count]), cache.context)
+            keys, values = (
+                found[0].transpose(0, 1).float()
+                for found in cache.read(number, slice(slot, slot + 1), slice(first + count, length))
+            )
+            cache.write(number, slots, positions, torch.stack([rotation(keys, (cos, -sin)), values], 1))
+
     def _keep(
         self, layer: Layer, qkv: torch.Tensor, rotation: Rotation, turns: tuple[torch.Tensor, torch.Tensor],
         cache: KvCache, number: int, batch: Batch,

@@ -1,5 +1,7 @@
 """Keys and values of every slot's whole context, in one piece from the start."""
 
+from enum import StrEnum
+
 import torch
 
 from dure_worker.engines.ark.config import DecoderConfig
@@ -7,25 +9,55 @@ from dure_worker.engines.ark.config import DecoderConfig
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-class KvCache:
-    """cells    (layers, slots, 2, kv_heads, context, head_dim) bfloat16: keys, then values"""
+class Precision(StrEnum):
+    """int8 takes half the memory; a cell's codes share a scale for each head."""
 
-    def __init__(self, config: DecoderConfig, num_slots: int, context: int) -> None:
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+class KvCache:
+    """parts    what the cells are made of, each (layers, slots, 2, kv_heads, context, …): keys, then values"""
+
+    def __init__(
+        self, config: DecoderConfig, num_slots: int, context: int, precision: Precision = Precision.BF16
+    ) -> None:
         shape = config.shape
-        self.cells = torch.zeros(
-            (shape.layers, num_slots, 2, shape.kv_heads, context, shape.head_dim), dtype=torch.bfloat16
-        )
+        cells = (shape.layers, num_slots, 2, shape.kv_heads, context)
+        self._is_int8 = precision is Precision.INT8
+        if self._is_int8:
+            codes = torch.zeros(*cells, shape.head_dim, dtype=torch.int8)
+            self.parts = [codes, torch.zeros(*cells, 1)]
+        else:
+            self.parts = [torch.zeros(*cells, shape.head_dim, dtype=torch.bfloat16)]
         self.context = context
 
     def write(self, layer: int, slots: torch.Tensor, positions: torch.Tensor, pairs: torch.Tensor) -> None:
         """slots, positions (rows); pairs (rows, 2, kv_heads, head_dim)."""
-        self.cells[layer, slots, :, :, positions] = pairs.bfloat16()
+        if self._is_int8:
+            # Of zeros too there is a scale.
+            scales = (pairs.float().abs().amax(-1, keepdim=True) / 127).clamp_(min=1e-30)
+            self.parts[0][layer, slots, :, :, positions] = (pairs / scales).round_().to(torch.int8)
+            self.parts[1][layer, slots, :, :, positions] = scales
+        else:
+            self.parts[0][layer, slots, :, :, positions] = pairs.bfloat16()
 
     def read(self, layer: int, slots: slice, cells: slice) -> Pair:
         """Keys and values (slots, kv_heads, cells, head_dim) bfloat16."""
-        found = self.cells[layer, slots, :, :, cells]
+        found = self.parts[0][layer, slots, :, :, cells]
+        if self._is_int8:
+            found = (found * self.parts[1][layer, slots, :, :, cells]).bfloat16()
         return found[:, 0], found[:, 1]
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """The first tokens of a slot into another."""
-        self.cells[:, target, :, :, :num_tokens] = self.cells[:, source, :, :, :num_tokens]
+        for part in self.parts:
+            part[:, target, :, :, :num_tokens] = part[:, source, :, :, :num_tokens]
+
+    def saved(self, slot: int, num_tokens: int) -> list[torch.Tensor]:
+        """A slot's first tokens, each part without the axis of slots."""
+        return [part[:, slot, :, :, :num_tokens].contiguous() for part in self.parts]
+
+    def restore(self, slot: int, saved: list[torch.Tensor]) -> None:
+        for part, found in zip(self.parts, saved, strict=True):
+            part[:, slot, :, :, : found.shape[3]] = found

@@ -4,8 +4,6 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 
@@ -14,6 +12,7 @@ from dure_worker.engines.ark.answer import Answer
 from dure_worker.engines.ark.attention import Segment
 from dure_worker.engines.ark.decoder import Decoder
 from dure_worker.engines.ark.kv_cache import KvCache
+from dure_worker.engines.ark.slots import Slot, Slots
 from dure_worker.engines.priority import lower_priority
 
 log = logging.getLogger(__name__)
@@ -23,23 +22,13 @@ _CHUNK_S = 0.15
 _LEAST_CHUNK, _MOST_CHUNK = 16, 256
 # With more streams a pass is no longer bound by memory, and guesses cost what they gain.
 _MOST_WITH_DRAFTS = 2
-
-
-@dataclass
-class _Slot:
-    """ids: what its keys and values stand for."""
-
-    number: int
-    ids: list[int] = field(default_factory=list)
-    answer: Answer | None = None
-    used_at: float = 0.0
+# The part of its context, but for the beginning, that an answer forgets at once when it outgrows its slot.
+_FORGOTTEN = 4
 
 
 class Scheduler:
-    def __init__(self, decoder: Decoder, num_slots: int, context: int) -> None:
-        self._decoder = decoder
-        self._cache = KvCache(decoder.config, num_slots, context)
-        self._slots = [_Slot(number) for number in range(num_slots)]
+    def __init__(self, decoder: Decoder, cache: KvCache, slots: Slots) -> None:
+        self._decoder, self._cache, self._slots = decoder, cache, slots
         self._waiting: deque[Answer] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
@@ -63,7 +52,7 @@ class Scheduler:
     def _run(self) -> None:
         lower_priority()
         while self._admit():
-            active = [slot for slot in self._slots if slot.answer is not None]
+            active = self._slots.active
             try:
                 self._step(active)
             except Exception as error:
@@ -75,44 +64,28 @@ class Scheduler:
     def _admit(self) -> bool:
         """Give waiting answers a slot; wait where there is nothing to do. False: closed."""
         with self._changed:
-            while not self._is_closed and not self._waiting and not any(slot.answer for slot in self._slots):
+            while not self._is_closed and not self._waiting and not self._slots.active:
                 self._changed.wait()
             if self._is_closed:
-                answers = [*self._waiting, *(slot.answer for slot in self._slots if slot.answer)]
-                for answer in answers:
+                for answer in self._waiting:
                     answer.end("cancelled")
+                for slot in self._slots.active:
+                    self._cancel(slot)
                 return False
             for answer in [answer for answer in self._waiting if answer.cancelled.is_set()]:
                 self._waiting.remove(answer)
                 answer.end("cancelled")
-            while self._waiting and any(slot.answer is None for slot in self._slots):
-                self._seat(self._waiting.popleft())
+            while self._waiting and self._slots.has_free:
+                self._slots.seat(self._waiting.popleft())
         return True
 
-    def _seat(self, answer: Answer) -> None:
-        """Into the slot that already holds the conversation's beginning, else into the one unused for longest, with
-        the beginning copied that another slot shares with it.
-        """
-        free = [slot for slot in self._slots if slot.answer is None]
-        source = max(self._slots, key=lambda slot: _common(slot.ids, answer.ids))
-        common = _common(source.ids, answer.ids)
-        # Going on from most of what it holds: the same conversation.
-        if source in free and 2 * common >= len(source.ids):
-            slot = source
-        else:
-            slot = min(free, key=lambda slot: slot.used_at)
-            if slot is not source:
-                self._cache.copy(source.number, slot.number, common)
-        # The last token is computed in any case: what follows it is what is asked for.
-        slot.ids = answer.ids[: min(common, len(answer.ids) - 1)]
-        slot.answer = answer
-
-    def _step(self, active: list[_Slot]) -> None:
+    def _step(self, active: list[Slot]) -> None:
         for slot in active:
             if slot.answer and slot.answer.cancelled.is_set():
-                slot.answer.end("cancelled")
-                self._release(slot)
+                self._cancel(slot)
         active = [slot for slot in active if slot.answer is not None]
+        for slot in active:
+            self._make_room(slot)
         segments = self._segments(active)
         if not segments:
             return
@@ -121,14 +94,24 @@ class Scheduler:
         self._learn(segments, time.monotonic() - began_at)
         row = 0
         for segment in segments:
-            self._advance(self._slots[segment.slot], segment, logits[row : row + segment.num_wanted])
+            self._advance(self._slots.all[segment.slot], segment, logits[row : row + segment.num_wanted])
             row += segment.num_wanted
 
-    def _segments(self, active: list[_Slot]) -> list[Segment]:
+    def _make_room(self, slot: Slot) -> None:
+        """An answer that may outgrow its slot forgets a part of what lies behind its beginning."""
+        answer = slot.answer
+        if answer is None or answer.num_kept is None or len(answer.ids) < answer.context:
+            return
+        count = max(1, (answer.context - answer.num_kept) // _FORGOTTEN)
+        self._decoder.forget(self._cache, slot.number, answer.num_kept, count, len(slot.ids))
+        slot.drop(answer.num_kept, count)
+        answer.drop(count)
+
+    def _segments(self, active: list[Slot]) -> list[Segment]:
         """Every running answer's next token, and a chunk of the prompt that came first."""
         answers = [(slot, slot.answer) for slot in active if slot.answer is not None]
-        writing = [(slot, answer) for slot, answer in answers if len(slot.ids) >= answer.num_prompt]
-        reading = [(slot, answer) for slot, answer in answers if len(slot.ids) < answer.num_prompt]
+        writing = [(slot, answer) for slot, answer in answers if len(slot.ids) >= answer.num_to_read]
+        reading = [(slot, answer) for slot, answer in answers if len(slot.ids) < answer.num_to_read]
         has_drafts = len(writing) <= _MOST_WITH_DRAFTS and not reading
         found = sorted((_next(slot, answer, has_drafts) for slot, answer in writing), key=lambda each: len(each.ids))
         if reading:
@@ -144,7 +127,7 @@ class Scheduler:
             fitting = int(num_rows * _CHUNK_S / took_s) // _LEAST_CHUNK * _LEAST_CHUNK
             self._chunk = max(_LEAST_CHUNK, min(fitting, 2 * self._chunk, _MOST_CHUNK))
 
-    def _advance(self, slot: _Slot, segment: Segment, logits: torch.Tensor) -> None:
+    def _advance(self, slot: Slot, segment: Segment, logits: torch.Tensor) -> None:
         answer = slot.answer
         assert answer is not None  # noqa: S101 - active slots have one
         if not bool(logits.isfinite().all()):
@@ -152,7 +135,7 @@ class Scheduler:
             self._release(slot, EngineError("the model computes no numbers: check it with `dure model verify`"))
             return
         num_kept = len(segment.ids)
-        if segment.end < answer.num_prompt:
+        if segment.end < answer.num_to_read:
             answer.progress()
         else:
             num_kept += (
@@ -162,22 +145,20 @@ class Scheduler:
         if answer.is_ended:
             self._release(slot)
 
-    def _release(self, slot: _Slot, error: EngineError | None = None) -> None:
+    def _cancel(self, slot: Slot) -> None:
+        if slot.answer is not None:
+            slot.answer.end("cancelled")
+        self._release(slot)
+
+    def _release(self, slot: Slot, error: EngineError | None = None) -> None:
         if slot.answer is not None and error is not None:
             slot.answer.fail(error)
-        slot.answer = None
-        slot.used_at = time.monotonic()
+        self._slots.free(slot)
 
 
-def _next(slot: _Slot, answer: Answer, has_drafts: bool) -> Segment:
+def _next(slot: Slot, answer: Answer, has_drafts: bool) -> Segment:
     """The last token, and guesses what follows it: not beyond what is asked for, nor beyond the slot."""
     room = min(answer.request.max_tokens - answer.usage.completion_tokens - 1, answer.context - len(answer.ids) - 1)
     drafted = answer.drafts.after(answer.ids)[: max(room, 0)] if has_drafts else []
     start = len(slot.ids)
     return Segment(slot.number, start, [*answer.ids[start:], *drafted], 1 + len(drafted))
-
-
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    return next(
-        (n for n, (one, other) in enumerate(zip(left, right, strict=False)) if one != other), min(len(left), len(right))
-    )
