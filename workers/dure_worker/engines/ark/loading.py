@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from dure_worker.engines.ark.packed_file import PackedFile
 from dure_worker.engines.ark.packing import AS_IN_THE_FILE, Recipe
 
 _PATTERN = "ark-*.safetensors"
+# Of what is in a packed file, and how it was made.
+_FORMAT = 2
 
 
 def load(source: Gguf, recipe: Recipe = AS_IN_THE_FILE) -> Decoder:
@@ -62,16 +65,18 @@ def _key(weights: Path, recipe: Recipe) -> str:
     flags = next(
         (line for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if line.startswith("flags")), ""
     )
-    parts = (status.st_size, status.st_mtime_ns, vars(recipe), metadata.version("auto-round-lib"), flags)
+    parts = (_FORMAT, status.st_size, status.st_mtime_ns, vars(recipe), metadata.version("auto-round-lib"), flags)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
-def decoder(source: PackedFile, config: DecoderConfig) -> Decoder:
+def decoder(source: PackedFile, config: DecoderConfig, made: Callable[[str], Linear] | None = None) -> Decoder:
+    """made: matrices by name, where they are not in the file."""
     tensors = source.tensors
 
-    def linear(name: str) -> Linear:
-        n, k, bits, group = source.info[name]
-        return Linear(tensors[name], tensors.get(f"{name}.bias", torch.empty(0)), n, k, bits, group)
+    def from_file(name: str) -> Linear:
+        return Linear(tensors[name], tensors.get(f"{name}.bias", torch.empty(0)), *source.info[name])
+
+    linear = made or from_file
 
     layers = [
         Layer(
