@@ -51,22 +51,22 @@ def perplexity(
 ) -> Perplexity:
     """on_progress(steps done, of all). Raises SettingsError, ModelError, EngineError."""
     model = GgufModel.read(path)
-    source, ids = model.source, _encoded(model, text)
-    windows = list(_windows(len(ids)))
+    source, ids = model.source, encoded(model, text)
+    pieces = list(windows(len(ids)))
     num_blocks = math.ceil(gguf.num_tokens(source) / _BLOCK)
-    total = len(windows) + num_blocks
-    states, begin = [], _begin(source)
-    with HiddenStates(path, WINDOW + len(begin), num_threads) as runtime:
-        for done, (first, scored, end) in enumerate(windows):
-            found = runtime.of(begin + ids[first : end - 1])
-            states.append(found[len(begin) + scored - first - 1 :])
+    total = len(pieces) + num_blocks
+    states, start = [], begin(source)
+    with HiddenStates(path, WINDOW + len(start), num_threads) as runtime:
+        for done, (first, scored, end) in enumerate(pieces):
+            found = runtime.of(start + ids[first : end - 1])
+            states.append(found[len(start) + scored - first - 1 :])
             on_progress(done + 1, total)
     targets = ids[CONTEXT:]
-    nll = _nll(source, np.concatenate(states), targets, lambda done: on_progress(len(windows) + done, total))
-    return Perplexity(len(targets), _num_bytes(model.vocabulary, targets), float(nll.sum()))
+    nll = _nll(source, np.concatenate(states), targets, lambda done: on_progress(len(pieces) + done, total))
+    return Perplexity(len(targets), num_bytes(model.vocabulary, targets), float(nll.sum()))
 
 
-def _encoded(model: GgufModel, text: str) -> list[int]:
+def encoded(model: GgufModel, text: str) -> list[int]:
     if model.segmenter is None:
         raise SettingsError(f"texts of a {model.pre} vocabulary cannot be segmented here: take another model")
     ids = model.segmenter.encode(text)
@@ -75,13 +75,13 @@ def _encoded(model: GgufModel, text: str) -> list[int]:
     return ids
 
 
-def _begin(source: Gguf) -> list[int]:
+def begin(source: Gguf) -> list[int]:
     """What the model expects before each text."""
     wants = source.get("tokenizer.ggml.add_bos_token", False)
     return [source.get("tokenizer.ggml.bos_token_id")] if wants else []
 
 
-def _windows(num_tokens: int) -> Iterator[tuple[int, int, int]]:
+def windows(num_tokens: int) -> Iterator[tuple[int, int, int]]:
     """(first token, first scored, end) of each."""
     for scored in range(CONTEXT, num_tokens, WINDOW - CONTEXT):
         yield scored - CONTEXT, scored, min(scored - CONTEXT + WINDOW, num_tokens)
@@ -109,5 +109,5 @@ def _nll(source: Gguf, states: Floats, targets: list[int], on_progress: Callable
     return np.asarray(highest + np.log(sums) - own, np.float32)
 
 
-def _num_bytes(vocabulary: Vocabulary, ids: list[int]) -> int:
+def num_bytes(vocabulary: Vocabulary, ids: list[int]) -> int:
     return sum(len(vocabulary.meaning(number) or b"") for number in ids)

@@ -39,6 +39,27 @@ class Codes:
     def group(self) -> int:
         return int(self.codes.shape[1] // self.scales.shape[1])
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether these are numbers at all."""
+        return bool(np.isfinite(self.scales).all() and (self.minima is None or np.isfinite(self.minima).all()))
+
+    @classmethod
+    def joined(cls, parts: list["Codes"]) -> "Codes":
+        """The rows of one matrix."""
+        if len(parts) == 1:
+            return parts[0]
+        minima = [part.minima for part in parts if part.minima is not None]
+        return cls(
+            np.concatenate([part.codes for part in parts]),
+            np.concatenate([part.scales for part in parts]),
+            np.concatenate(minima) if minima else None,
+            parts[0].bits,
+        )
+
+    def part(self, rows: slice) -> "Codes":
+        return Codes(self.codes[rows], self.scales[rows], None if self.minima is None else self.minima[rows], self.bits)
+
     def numbers(self) -> Floats:
         """(n, k)"""
         num_rows, num_groups = self.scales.shape

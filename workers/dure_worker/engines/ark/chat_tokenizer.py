@@ -68,6 +68,11 @@ class ChatTokenizer:
             ids.insert(0, self._begin)
         return ids
 
+    def plain(self, text: str) -> list[int]:
+        """A text that is no conversation."""
+        ids: list[int] = self._tokenizer.encode(self._control.neutral(text), add_special_tokens=False).ids
+        return ids if self._begin is None else [self._begin, *ids]
+
     def piece(self, number: int) -> bytes:
         """Perhaps a part of a character; nothing for control tokens."""
         return self._bytes[number]

@@ -4,33 +4,43 @@ Source: the idea of llama.cpp's make_qx_quants (ggml-quants.c): try several scal
 take the scale that suits these codes best (least squares, weighted by importance).
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
-from dure_worker.engines.ark.blocks import Codes, Floats
+from dure_worker.engines.ark.blocks import Codes
 
 _TRIES = 16
 # Of the largest weight's own scale.
 _LEAST, _MOST = 0.7, 1.15
 _ROWS = 1024
 
-
-def fitted(numbers: Floats, bits: int, group: int, importance: torch.Tensor | None = None) -> Codes:
-    """Numbers (n, k); importance (k) of each input, such as its mean square. Returns codes without minima."""
-    pieces = [
-        _fit(torch.from_numpy(numbers[start : start + _ROWS]), bits, group, importance)
-        for start in range(0, len(numbers), _ROWS)
-    ]
-    codes = np.concatenate([codes.numpy() for codes, _ in pieces])
-    return Codes(codes, np.concatenate([scales.numpy() for _, scales in pieces]), None, bits)
+Fit = tuple[torch.Tensor, torch.Tensor]
 
 
-def _fit(
-    numbers: torch.Tensor, bits: int, group: int, importance: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def fitted(found: Codes, bits: int, group: int, importance: torch.Tensor | None = None) -> Codes:
+    """Importance (k) of each input, such as its mean square. Returns codes without minima."""
+    return joined([fit(piece, bits, group, importance) for piece in pieces(found)], bits)
+
+
+def pieces(found: Codes) -> Iterator[torch.Tensor]:
+    """Some rows as numbers at a time: a whole matrix in floats would be four times as large as its codes."""
+    for start in range(0, len(found.codes), _ROWS):
+        yield torch.from_numpy(found.part(slice(start, start + _ROWS)).numbers())
+
+
+def joined(found: list[Fit], bits: int) -> Codes:
+    """Of the codes and scales of each piece's rows."""
+    codes = np.concatenate([codes.numpy() for codes, _ in found])
+    return Codes(codes, np.concatenate([scales.numpy() for _, scales in found]), None, bits)
+
+
+def fit(numbers: torch.Tensor, bits: int, group: int, importance: torch.Tensor | None = None) -> Fit:
+    """Numbers (n, k). Returns codes (n, k) int8 and scales (n, k / group)."""
     n, k = numbers.shape
     low, high = -(1 << bits - 1), (1 << bits - 1) - 1
-    weights = numbers.view(n, k // group, group)
+    weights = numbers.reshape(n, k // group, group)
     worth = torch.ones(k) if importance is None else importance
     # Large weights matter more than their input alone tells.
     worth = worth.view(1, k // group, group) * (weights.square().mean(-1, keepdim=True) + weights.square()).sqrt()
@@ -44,6 +54,7 @@ def _fit(
         codes = (weights / scale).round_().clamp_(low, high)
         norm = (worth * codes * codes).sum(-1, keepdim=True)
         scale = torch.where(norm > 0, (worth * codes * weights).sum(-1, keepdim=True) / norm, scale)
+        scale = scale.bfloat16().float()  # as it is kept
         error = (worth * (weights - codes * scale).square()).sum(-1, keepdim=True)
         is_better = error < best_error
         best_error = torch.where(is_better, error, best_error)

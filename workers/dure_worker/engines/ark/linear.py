@@ -10,14 +10,16 @@ from dure_worker.engines.ark.blocks import Codes
 
 # Activations are quantized to int8 row by row, which AVX512-VNNI multiplies; without it the library computes in fp32.
 _COMPUTE = "int8"
-_SCALES = "bf16"
 _NONE = torch.empty(0, dtype=torch.int8)
 _HAS_ZERO_POINTS = False
 
 
 @dataclass(frozen=True)
 class Linear:
-    """y = x Wᵀ + bias for x (rows, k) float32; y (rows, n) float32. Make it with `packed`."""
+    """y = x Wᵀ + bias for x (rows, k) float32; y (rows, n) float32. Make it with `packed`.
+
+    scales    kind of the groups' scales, bf16 or fp32
+    """
 
     blob: torch.Tensor
     bias: torch.Tensor
@@ -25,26 +27,36 @@ class Linear:
     k: int
     bits: int
     group: int
+    scales: str
 
     @classmethod
     def packed(cls, codes: Codes, bias: torch.Tensor | None = None) -> "Linear":
+        """Without loss: scales take 16 bits where these hold them, else 32."""
         if codes.minima is not None:
             raise ValueError("blocks with minima have no packed form: fit them first")
         n, k = codes.codes.shape
+        scales = torch.from_numpy(np.ascontiguousarray(codes.scales.T))
+        kind = "bf16" if torch.equal(scales.bfloat16().float(), scales) else "fp32"
         blob = ark.repack_quantized_weight(
             torch.from_numpy(np.ascontiguousarray(codes.codes.T)),
-            torch.from_numpy(np.ascontiguousarray(codes.scales.T)),
+            scales,
             _NONE,
             codes.group,
             _COMPUTE,
             f"int{codes.bits}",
-            _SCALES,
+            kind,
             _HAS_ZERO_POINTS,
         )
-        return cls(blob, torch.empty(0) if bias is None else bias, n, k, codes.bits, codes.group)
+        return cls(blob, torch.empty(0) if bias is None else bias, n, k, codes.bits, codes.group, kind)
+
+    @property
+    def info(self) -> list[int | str]:
+        """What a packed file says of it: all but its tensors, in the order of the fields."""
+        return [self.n, self.k, self.bits, self.group, self.scales]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = ark.woqgemm(
-            x, self.blob, self.bias, self.n, self.k, self.group, _COMPUTE, f"int{self.bits}", _SCALES, _HAS_ZERO_POINTS
-        )
+            x, self.blob, self.bias, self.n, self.k, self.group, _COMPUTE, f"int{self.bits}", self.scales,
+            _HAS_ZERO_POINTS,
+        )  # fmt: skip
         return found

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from dure_worker.engines.ark.packed_file import PackedFile
 from dure_worker.engines.ark.packing import AS_IN_THE_FILE, OPTIONAL_NORMS, Recipe
 
 _PATTERN = "ark-*.safetensors"
-# Of the packed file's tensors: another number, and older ones are made anew.
-_FORMAT = 2
+# Of what is in a packed file, and how it was made.
+_FORMAT = 3
 
 
 def load(source: Gguf, recipe: Recipe = AS_IN_THE_FILE) -> Decoder:
@@ -68,12 +69,14 @@ def _key(weights: Path, recipe: Recipe) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
-def decoder(source: PackedFile, config: DecoderConfig) -> Decoder:
+def decoder(source: PackedFile, config: DecoderConfig, made: Callable[[str], Linear] | None = None) -> Decoder:
+    """made: matrices by name, where they are not in the file."""
     tensors = source.tensors
 
-    def linear(name: str) -> Linear:
-        n, k, bits, group = source.info[name]
-        return Linear(tensors[name], tensors.get(f"{name}.bias", torch.empty(0)), n, k, bits, group)
+    def from_file(name: str) -> Linear:
+        return Linear(tensors[name], tensors.get(f"{name}.bias", torch.empty(0)), *source.info[name])
+
+    linear = made or from_file
 
     def norm(name: str) -> Norm:
         return Norm(tensors[name], tensors.get(f"{name}.bias"), config.eps)

@@ -20,7 +20,7 @@ from dure.safetensors import Tensor
 
 _HEADER_BYTES = 1 << 20
 _ALIGNMENT = 64  # a cache line, and the widest register
-_DTYPES = {"I8": torch.int8, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+_DTYPES = {"I8": torch.int8, "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _INFO = "dure"
 
@@ -59,15 +59,18 @@ class PackedFile:
 
 
 class Writer:
-    """Made by `writing`."""
+    """Made by `writing`. vectors: what was added of them, by name; nothing larger is kept."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._file.write(bytes(_HEADER_BYTES))
         self._tensors: list[Tensor] = []
         self.info: dict[str, Any] = {}
+        self.vectors: dict[str, torch.Tensor] = {}
 
     def add(self, name: str, found: torch.Tensor) -> None:
+        if found.dim() == 1 and found.is_floating_point():
+            self.vectors[name] = found
         raw = found.contiguous().view(torch.uint8).numpy()
         offset = self._tensors[-1].end if self._tensors else 0
         self._tensors.append(Tensor(name, _NAMES[found.dtype], tuple(found.shape), offset))

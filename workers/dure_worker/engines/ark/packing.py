@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ import torch
 from dure import gguf
 from dure.errors import DureError, ModelCorrupt
 from dure.gguf import Gguf, TensorType
+from dure_worker.engines.ark import calibration
 from dure_worker.engines.ark.blocks import FLOATS, Codes, codes, floats
 from dure_worker.engines.ark.config import DecoderConfig
 from dure_worker.engines.ark.fit import fitted
+from dure_worker.engines.ark.gptq import Inputs, compensated
 from dure_worker.engines.ark.linear import Linear
 from dure_worker.engines.ark.packed_file import Writer, writing
 
@@ -28,6 +31,8 @@ OPTIONAL_NORMS = {
     "attention_post_norm": "post_attention_norm",
     "ffn_post_norm": "post_ffw_norm",
 }
+# Rows of a matrix that are read at a time.
+_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,14 @@ class Recipe:
     """Into how many bits, and groups of how many weights, matrices are fitted. 0: as exactly as the file has them.
 
     head_bits     of the output
+    method        how: by the weights alone, by the importance of their inputs, or with later columns making good what
+                  earlier ones lost (GPTQ). The last two need a pass over a Korean text.
     """
 
     bits: int = 0
     group: int = 32
     head_bits: int = 8
+    method: Literal["plain", "importance", "gptq"] = "plain"
 
 
 AS_IN_THE_FILE = Recipe()
@@ -56,16 +64,26 @@ def pack(weights: Path, target: Path, recipe: Recipe = AS_IN_THE_FILE) -> None:
 class _Packing:
     def __init__(self, source: Gguf, config: DecoderConfig, recipe: Recipe, writer: Writer) -> None:
         self._source, self._config, self._recipe, self._writer = source, config, recipe, writer
+        self._waiting: dict[str, tuple[str, tuple[str, ...]]] = {}
 
     def run(self) -> None:
         for number in range(self._config.shape.layers):
             self._layer(f"{number}.", f"blk.{number}.")
         self._norm("norm", "output_norm")
         self._frequencies()
-        embedding = self._codes(gguf.EMBEDDING)
-        self._embedding(embedding)
-        head = self._codes(gguf.OUTPUT) if gguf.OUTPUT in self._source.tensors else embedding
-        self._add("head", Linear.packed(_with_bits(head, self._recipe.head_bits, self._recipe.group)))
+        embedding = self._embedding()
+        if self._waiting:
+            calibration.run(self._source, self._config, self._writer.vectors, embedding, self._made)
+        else:
+            self._head()
+
+    def _made(self, name: str, x: torch.Tensor) -> Linear:
+        """The matrix of that name, now that its inputs x (rows, k) are known."""
+        return self._head() if name == "head" else self._fit(name, *self._waiting[name], x)
+
+    def _head(self) -> Linear:
+        head = self._codes(gguf.OUTPUT if gguf.OUTPUT in self._source.tensors else gguf.EMBEDDING)
+        return self._add("head", Linear.packed(_with_bits(head, self._recipe.head_bits, self._recipe.group)))
 
     def _layer(self, target: str, source: str) -> None:
         self._norm(f"{target}attention_norm", f"{source}attn_norm")
@@ -86,27 +104,37 @@ class _Packing:
 
     def _fused(self, target: str, source: str, *names: str) -> None:
         """Matrices over the same input as one: their rows follow each other."""
+        if self._recipe.method == "plain":
+            self._fit(target, source, names)
+        else:
+            self._waiting[target] = source, names
+
+    def _fit(self, target: str, source: str, names: tuple[str, ...], x: torch.Tensor | None = None) -> Linear:
         found = [self._codes(f"{source}{name}.weight") for name in names]
         biases = [self._optional(f"{source}{name}.bias") for name in names]
         bits = self._recipe.bits or max(map(_exact_bits, found))
-        found = [_with_bits(each, bits, self._recipe.group) for each in found]
+        inputs = None if x is None else Inputs(x, self._recipe.group, is_alone=self._recipe.method == "importance")
+        found = [_with_bits(each, bits, self._recipe.group, inputs) for each in found]
         whole = Codes(
             np.concatenate([each.codes for each in found]), np.concatenate([each.scales for each in found]), None, bits
         )
         given = [bias for bias in biases if bias is not None]
-        self._add(target, Linear.packed(whole, torch.cat(given) if given else None))
+        return self._add(target, Linear.packed(whole, torch.cat(given) if given else None))
 
-    def _add(self, name: str, found: Linear) -> None:
+    def _add(self, name: str, found: Linear) -> Linear:
         self._writer.add(name, found.blob)
         if len(found.bias):
             self._writer.add(f"{name}.bias", found.bias)
-        self._writer.info[name] = [found.n, found.k, found.bits, found.group]
+        self._writer.info[name] = found.info
+        return found
 
-    def _embedding(self, found: Codes) -> None:
-        kept = found if found.minima is None else fitted(found.numbers(), _EMBEDDING_BITS, self._recipe.group)
+    def _embedding(self) -> Codes:
+        found = self._codes(gguf.EMBEDDING)
+        kept = found if found.minima is None else fitted(found, _EMBEDDING_BITS, self._recipe.group)
         num_rows, num_groups = kept.scales.shape
         self._writer.add("embedding.codes", torch.from_numpy(kept.codes.reshape(num_rows, num_groups, -1)))
-        self._writer.add("embedding.scales", torch.from_numpy(kept.scales).bfloat16()[:, :, None])
+        self._writer.add("embedding.scales", _as_short_as_exact(torch.from_numpy(kept.scales))[:, :, None])
+        return kept
 
     def _frequencies(self) -> None:
         """Of the rotation, by rotated pair; Llama 3 divides each by a factor of its own."""
@@ -117,11 +145,21 @@ class _Packing:
         self._writer.add("local_frequencies", _frequencies(config.local_theta, config.num_rotated))
 
     def _codes(self, name: str) -> Codes:
+        """Some rows at a time, so that no more than their codes is ever there."""
         tensor = self._tensor(name)
-        raw = b"".join(gguf.rows(self._source, tensor))
-        if tensor.type in FLOATS:
-            return fitted(floats(raw, tensor.type, tensor.shape[0]), 8, self._recipe.group)
-        return codes(raw, tensor.type, tensor.shape[0])
+        starts = range(0, tensor.num_rows, _ROWS)
+        return Codes.joined([self._rows(tensor, range(start, min(start + _ROWS, tensor.num_rows))) for start in starts])
+
+    def _rows(self, tensor: gguf.Tensor, wanted: range) -> Codes:
+        raw = b"".join(gguf.rows(self._source, tensor, list(wanted)))
+        if tensor.type not in FLOATS:
+            found = codes(raw, tensor.type, tensor.shape[0])
+        else:
+            numbers = floats(raw, tensor.type, tensor.shape[0])
+            found = fitted(Codes(numbers, np.ones((len(numbers), 1), np.float32), None, 0), 8, self._recipe.group)
+        if not found.is_finite:
+            raise ModelCorrupt(f"{self._source.path.name}: {tensor.name} holds no numbers (NaN): take an intact file")
+        return found
 
     def _vector(self, name: str) -> torch.Tensor:
         tensor = self._tensor(name)
@@ -148,11 +186,19 @@ def _exact_bits(found: Codes) -> int:
     return found.bits if found.minima is None else found.bits + 1
 
 
-def _with_bits(found: Codes, bits: int, group: int) -> Codes:
+def _with_bits(found: Codes, bits: int, group: int, inputs: Inputs | None = None) -> Codes:
     is_exact = found.minima is None and found.group == group and found.bits <= bits
     if is_exact:
         return replace(found, bits=bits)
-    return fitted(found.numbers(), bits, group)
+    if inputs is None or not inputs.blocks:
+        return fitted(found, bits, group, None if inputs is None else inputs.mean_square)
+    return compensated(found, bits, group, inputs)
+
+
+def _as_short_as_exact(scales: torch.Tensor) -> torch.Tensor:
+    """A fit's scales are of 16 bits, and a GGUF block's own often."""
+    shorter = (scales.to(dtype) for dtype in (torch.bfloat16, torch.float16))
+    return next((found for found in shorter if torch.equal(found.float(), scales)), scales)
 
 
 def main() -> None:
