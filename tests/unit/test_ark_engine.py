@@ -17,6 +17,7 @@ from tiny_decoder import TinyDecoder
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
 pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
+torch.set_num_threads(1)  # so little is computed that threads would only wait for each other
 
 from dure_worker.engines.ark import scheduler  # noqa: E402
 from dure_worker.engines.ark.attention import Segment  # noqa: E402
@@ -42,7 +43,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def engine(weights: Path) -> Iterator[Engine]:
-    made = ArkEngine(weights, "tiny", num_slots=3, context=CONTEXT)
+    made = ArkEngine(weights, "tiny", num_slots=3, context=CONTEXT, num_threads=1)
     yield made
     made.close()
 
@@ -132,7 +133,7 @@ def test_a_second_turn_goes_on_from_the_first_though_its_answer_was_edited(
     num_prompt = engine.count_tokens(turns)
     num_read = sum(len(segment.ids) for segments in computed for segment in segments if segment.end <= num_prompt)
     assert num_read < num_prompt / 2
-    fresh = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT)
+    fresh = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT, num_threads=1)
     assert answer(fresh, ask("second", messages=turns)) == found
     fresh.close()
 
@@ -192,7 +193,7 @@ def test_a_step_that_fails_ends_its_answers_with_the_reason_and_the_engine_goes_
 
 
 def test_closing_ends_what_runs_and_what_waits(weights: Path) -> None:
-    engine = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT)
+    engine = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT, num_threads=1)
     running = engine.generate(ask("hello", max_tokens=200))
     next(running)
     engine.close()
