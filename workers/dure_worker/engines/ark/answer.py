@@ -6,20 +6,23 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
-from dure.errors import EngineError
+from dure.errors import BadRequest, EngineError
 from dure.job import Usage
 from dure_worker.engines.ark.chat_tokenizer import ChatTokenizer
 from dure_worker.engines.ark.drafts import Drafts
-from dure_worker.engines.ark.sampler import Sampler
+from dure_worker.engines.ark.sampler import Row, Sampler
 from dure_worker.engines.base import FinishReason, GenerateRequest, Token
 from dure_worker.engines.stop import StopFinder
 
 
 @dataclass
 class Answer:
-    """Filled by the scheduler's thread, read by the caller's through `pieces`. ids: prompt and answer."""
+    """Filled by the scheduler's thread, read by the caller's through `pieces`.
+
+    ids          prompt and answer
+    number       in the order of arrival
+    num_passed   later ones that had their turn first
+    """
 
     request: GenerateRequest
     ids: list[int]
@@ -28,6 +31,8 @@ class Answer:
     context: int
     pieces: "queue.SimpleQueue[Token | EngineError]" = field(default_factory=queue.SimpleQueue)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    number: int = 0
+    num_passed: int = 0
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.ids)
@@ -40,16 +45,23 @@ class Answer:
     def usage(self) -> Usage:
         return Usage(self.num_prompt, len(self.ids) - self.num_prompt)
 
-    def advance(self, logits: torch.Tensor, drafted: Sequence[int] = ()) -> int:
-        """Take tokens as long as they are those drafted, and one more; show them. Returns how many.
+    def rows(self, drafted: Sequence[int]) -> list[Row]:
+        """What the next logits are for: the token that comes next, and the one behind each of those drafted."""
+        return self.sampler.rows(self.ids, drafted)
 
-        logits (1 + drafted, vocab), each behind one more of them. Each token is picked just as it would be alone.
+    def advance(self, picks: Sequence[int | None], drafted: Sequence[int] = ()) -> int:
+        """Take picks as long as they are those drafted, and one more; show them. Returns how many.
+
+        picks (1 + drafted): of `rows`, so each is what would have been picked without drafts.
         """
-        for count, row in enumerate(logits, 1):
-            number = self.sampler.pick(row, self.ids)
+        for count, number in enumerate(picks, 1):
+            if number is None:
+                self.fail(BadRequest("logit_bias and scripts leave no token to go on with: allow more"))
+                break
             self._take(number)
             if self.is_ended or count > len(drafted) or number != drafted[count - 1]:
                 break
+        self.sampler.use(count)
         self.drafts.learn(len(drafted), count - 1)
         return count
 

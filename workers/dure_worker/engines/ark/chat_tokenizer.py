@@ -7,12 +7,12 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
-from dure.byte_tokens import TO_BYTE
 from dure.errors import BadRequest, ModelUnsupported
 from dure.gguf import CONTROL, NORMAL, USER_DEFINED, Gguf
 from dure.job import Message
 from dure.split_patterns import PATTERNS
 from dure_worker.engines.control_tokens import ControlTokens, control_tokens
+from dure_worker.engines.pieces import pieces
 
 # Ends of a turn by their names, beside the one that the file names. Source: llama.cpp's llama-vocab.cpp.
 _ENDS = {
@@ -38,7 +38,7 @@ class ChatTokenizer:
         names: list[str] = source.get("tokenizer.ggml.tokens")
         kinds: list[int] = source.get("tokenizer.ggml.token_type") or [NORMAL] * len(names)
         self._tokenizer = _tokenizer(names, kinds, source.get("tokenizer.ggml.merges", []), pre)
-        self._bytes = [_bytes_of(name, kind) for name, kind in zip(names, kinds, strict=True)]
+        self.pieces = pieces(source)
         self._control = ControlTokens(control_tokens(source))
         begin, end = (source.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
         self._begin = begin if source.get("tokenizer.ggml.add_bos_token", False) else None
@@ -62,7 +62,7 @@ class ChatTokenizer:
 
     def piece(self, number: int) -> bytes:
         """Perhaps a part of a character; nothing for control tokens."""
-        return self._bytes[number]
+        return self.pieces[number]
 
 
 def _tokenizer(names: list[str], kinds: list[int], merges: list[str], pre: str) -> Tokenizer:
@@ -83,12 +83,6 @@ def _tokenizer(names: list[str], kinds: list[int], merges: list[str], pre: str) 
         ]
     )
     return found
-
-
-def _bytes_of(name: str, kind: int) -> bytes:
-    if kind == NORMAL:
-        return bytes(TO_BYTE[character] for character in name)
-    return name.encode("utf-8") if kind == USER_DEFINED else b""
 
 
 def _name(names: list[str], number: int | None) -> str:

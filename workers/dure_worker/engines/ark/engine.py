@@ -14,6 +14,7 @@ from dure_worker.engines.ark.loading import load
 from dure_worker.engines.ark.packing import AS_IN_THE_FILE, Recipe
 from dure_worker.engines.ark.sampler import Sampler
 from dure_worker.engines.ark.scheduler import Scheduler
+from dure_worker.engines.ark.vocabulary import Vocabulary
 from dure_worker.engines.base import EngineInfo, GenerateRequest, Token, check_request
 
 
@@ -34,6 +35,7 @@ class ArkEngine:
         torch.set_num_threads(num_threads)
         source = gguf.read(path)
         self._tokenizer = ChatTokenizer(source)
+        self._vocabulary = Vocabulary(self._tokenizer.pieces, self._tokenizer.ends)
         self._scheduler = Scheduler(load(source, recipe), num_slots, context)
         self._answers: dict[str, Answer] = {}
 
@@ -41,12 +43,13 @@ class ArkEngine:
         return len(self._tokenizer.prompt(messages))
 
     def generate(self, request: GenerateRequest) -> Generator[Token]:
-        check_request(request)
+        check_request(request, len(self._vocabulary.pieces))
         ids = self._tokenizer.prompt(request.messages, request.prefix)
         limit = self.info.context - 1
         if len(ids) > limit:
             raise ContextOverflow(len(ids), limit)
-        answer = Answer(request, ids, Sampler(request.sampling), self._tokenizer, self.info.context)
+        sampler = Sampler(request.sampling, self._vocabulary)
+        answer = Answer(request, ids, sampler, self._tokenizer, self.info.context)
         self._answers[request.id] = answer
         try:
             self._scheduler.submit(answer)

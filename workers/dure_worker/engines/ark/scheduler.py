@@ -3,17 +3,19 @@
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count, islice
 
 import torch
 
 from dure.errors import EngineError
+from dure_worker.engines.ark import order
 from dure_worker.engines.ark.answer import Answer
 from dure_worker.engines.ark.attention import Segment
 from dure_worker.engines.ark.decoder import Decoder
 from dure_worker.engines.ark.kv_cache import KvCache
+from dure_worker.engines.ark.sampler import Row, pick
 from dure_worker.engines.priority import lower_priority
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,8 @@ class Scheduler:
         self._decoder = decoder
         self._cache = KvCache(decoder.config, num_slots, context)
         self._slots = [_Slot(number) for number in range(num_slots)]
-        self._waiting: deque[Answer] = deque()
+        self._waiting: list[Answer] = []
+        self._numbers = count()
         self._changed = threading.Condition()
         self._is_closed = False
         self._chunk = _LEAST_CHUNK
@@ -51,6 +54,7 @@ class Scheduler:
         with self._changed:
             if self._is_closed:
                 raise EngineError("the engine is closed")
+            answer.number = next(self._numbers)
             self._waiting.append(answer)
             self._changed.notify()
 
@@ -86,7 +90,10 @@ class Scheduler:
                 self._waiting.remove(answer)
                 answer.end("cancelled")
             while self._waiting and any(slot.answer is None for slot in self._slots):
-                self._seat(self._waiting.popleft())
+                answer = order.first(self._waiting)
+                self._waiting.remove(answer)
+                order.note(answer, self._waiting)
+                self._seat(answer)
         return True
 
     def _seat(self, answer: Answer) -> None:
@@ -119,20 +126,18 @@ class Scheduler:
         began_at = time.monotonic()
         logits = self._decoder.forward(segments, self._cache)
         self._learn(segments, time.monotonic() - began_at)
-        row = 0
-        for segment in segments:
-            self._advance(self._slots[segment.slot], segment, logits[row : row + segment.num_wanted])
-            row += segment.num_wanted
+        self._write(segments, logits)
 
     def _segments(self, active: list[_Slot]) -> list[Segment]:
-        """Every running answer's next token, and a chunk of the prompt that came first."""
+        """Every running answer's next token, and a chunk of the prompt whose turn it is."""
         answers = [(slot, slot.answer) for slot in active if slot.answer is not None]
         writing = [(slot, answer) for slot, answer in answers if len(slot.ids) >= answer.num_prompt]
         reading = [(slot, answer) for slot, answer in answers if len(slot.ids) < answer.num_prompt]
         has_drafts = len(writing) <= _MOST_WITH_DRAFTS and not reading
         found = sorted((_next(slot, answer, has_drafts) for slot, answer in writing), key=lambda each: len(each.ids))
         if reading:
-            slot, answer = min(reading, key=lambda pair: pair[0].used_at)
+            answer = order.first(answer for _, answer in reading)
+            slot = next(slot for slot, other in reading if other is answer)
             start = len(slot.ids)
             found.append(Segment(slot.number, start, answer.ids[start : start + self._chunk]))
         return found
@@ -144,23 +149,48 @@ class Scheduler:
             fitting = int(num_rows * _CHUNK_S / took_s) // _LEAST_CHUNK * _LEAST_CHUNK
             self._chunk = max(_LEAST_CHUNK, min(fitting, 2 * self._chunk, _MOST_CHUNK))
 
-    def _advance(self, slot: _Slot, segment: Segment, logits: torch.Tensor) -> None:
-        answer = slot.answer
-        assert answer is not None  # noqa: S101 - active slots have one
+    def _write(self, segments: list[Segment], logits: torch.Tensor) -> None:
+        """Pick for all whose prompt is read, in one go. Logits (wanted, vocab)."""
+        rows: list[Row] = []
+        places: list[int] = []
+        shares: list[tuple[_Slot, Segment, int]] = []
+        place = 0
+        for segment in segments:
+            wanted, slot = range(place, place + segment.num_wanted), self._slots[segment.slot]
+            place = wanted.stop
+            found = self._rows(slot, segment, logits[wanted.start : wanted.stop])
+            rows += found
+            places += wanted[: len(found)]
+            shares.append((slot, segment, len(found)))
+        picks = iter(pick(rows, logits if len(rows) == len(logits) else logits[places]) if rows else [])
+        for slot, segment, num_picks in shares:
+            if slot.answer is not None:
+                self._advance(slot, slot.answer, segment, list(islice(picks, num_picks)))
+
+    def _rows(self, slot: _Slot, segment: Segment, logits: torch.Tensor) -> list[Row]:
+        """What is to be picked for a segment: nothing before its prompt's end."""
+        assert slot.answer is not None  # noqa: S101 - active slots have one
         if not bool(logits.isfinite().all()):
             slot.ids.clear()
             self._release(slot, EngineError("the model computes no numbers: check it with `dure model verify`"))
-            return
+            return []
+        return slot.answer.rows(_drafted(segment)) if segment.end >= slot.answer.num_prompt else []
+
+    def _advance(self, slot: _Slot, answer: Answer, segment: Segment, picks: list[int | None]) -> None:
         num_kept = len(segment.ids)
-        if segment.end < answer.num_prompt:
-            answer.progress()
+        if picks:
+            if len(answer.ids) == answer.num_prompt:
+                order.note(answer, self._reading())
+            num_kept += answer.advance(picks, _drafted(segment)) - segment.num_wanted
         else:
-            num_kept += (
-                answer.advance(logits, segment.ids[len(segment.ids) - segment.num_wanted + 1 :]) - segment.num_wanted
-            )
+            answer.progress()
         slot.ids.extend(segment.ids[:num_kept])
         if answer.is_ended:
             self._release(slot)
+
+    def _reading(self) -> list[Answer]:
+        answers = [(slot, slot.answer) for slot in self._slots if slot.answer is not None]
+        return [answer for slot, answer in answers if len(slot.ids) < answer.num_prompt]
 
     def _release(self, slot: _Slot, error: EngineError | None = None) -> None:
         if slot.answer is not None and error is not None:
@@ -175,6 +205,10 @@ def _next(slot: _Slot, answer: Answer, has_drafts: bool) -> Segment:
     drafted = answer.drafts.after(answer.ids)[: max(room, 0)] if has_drafts else []
     start = len(slot.ids)
     return Segment(slot.number, start, [*answer.ids[start:], *drafted], 1 + len(drafted))
+
+
+def _drafted(segment: Segment) -> Sequence[int]:
+    return segment.ids[len(segment.ids) - segment.num_wanted + 1 :]
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
