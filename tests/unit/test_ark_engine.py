@@ -2,23 +2,27 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 import tiny_checkpoint
-from dure.errors import EngineError
+from dure import keys
+from dure.errors import BadRequest, EngineError
 from dure.job import Message, Sampling
 from dure.memory_plan import Precision
 from dure_worker.engines import Engine, GenerateRequest
 from dure_workshop import convert
 from dure_workshop.trim.checkpoint_files import Checkpoint
+from support import wait_for
 from tiny_decoder import TinyDecoder
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
 pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
 
 from dure_worker.engines.ark import scheduler  # noqa: E402
+from dure_worker.engines.ark.answer import Answer  # noqa: E402
 from dure_worker.engines.ark.attention import Segment  # noqa: E402
 from dure_worker.engines.ark.decoder import Decoder  # noqa: E402
 from dure_worker.engines.ark.engine import ArkEngine  # noqa: E402
@@ -26,6 +30,10 @@ from dure_worker.engines.ark.kv_cache import KvCache  # noqa: E402
 
 GREEDY = Sampling(temperature=0, repetition_penalty=1)
 SAMPLED = Sampling(temperature=0.8, top_k=5, seed=7)
+STEERED = Sampling(
+    temperature=0.8, top_k=5, seed=7, dry_multiplier=0.3, logit_bias={104: 3.0, 32: -100.0}, scripts=["latin", "hangul"]
+)
+EACH = pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, STEERED], ids=["greedy", "sampled", "steered"])
 TEMPLATE = "{% for m in messages %}<|begin|>{{ m.role }} {{ m.content }}<|end|>{% endfor %}<|begin|>assistant "
 QUESTIONS = ["hello", "hello hello hello", "1 + 1 = 2, 2 + 2 = 4", "두레 두레 두레 농사"]
 CONTEXT = 256
@@ -84,7 +92,7 @@ def together(engine: Engine, requests: list[GenerateRequest]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@EACH
 def test_an_answer_is_the_same_alone_and_beside_others(engine: Engine, sampling: Sampling) -> None:
     requests = [ask(question, sampling) for question in QUESTIONS]
     alone = [answer(engine, request) for request in requests]
@@ -92,7 +100,7 @@ def test_an_answer_is_the_same_alone_and_beside_others(engine: Engine, sampling:
     assert together(engine, requests) == alone
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@EACH
 def test_guesses_change_no_answer(
     engine: Engine, sampling: Sampling, computed: list[list[Segment]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +111,84 @@ def test_guesses_change_no_answer(
     computed.clear()
     assert [answer(engine, ask(question, sampling)) for question in QUESTIONS] == guessed
     assert all(segment.num_wanted == 1 for segments in computed for segment in segments)
+
+
+def test_an_answer_without_any_token_left_is_refused_and_its_neighbours_go_on(engine: Engine) -> None:
+    bias = dict.fromkeys(range(len(tiny_checkpoint.tokens())), -100.0)
+    alone = answer(engine, ask(QUESTIONS[0]))
+    neighbour = engine.generate(ask(QUESTIONS[0]))
+    found = next(neighbour).text
+    with pytest.raises(BadRequest, match="no token"):
+        answer(engine, ask(QUESTIONS[1], Sampling(logit_bias=bias)))
+    assert found + "".join(token.text for token in neighbour) == alone
+
+
+class Gate:
+    """Holds the first pass until as many answers as wanted were submitted."""
+
+    def __init__(self, engine: ArkEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._engine, self._opened, self._entered = engine, threading.Event(), threading.Event()
+        forward = Decoder.forward
+
+        def held(decoder: Decoder, segments: list[Segment], cache: KvCache) -> torch.Tensor:
+            self._entered.set()
+            assert self._opened.wait(120)
+            return forward(decoder, segments, cache)
+
+        monkeypatch.setattr(Decoder, "forward", held)
+
+    def run(self, first: GenerateRequest, others: list[GenerateRequest]) -> None:
+        """Ask the others in this order while the first is being computed, and wait for all."""
+        work = [self._ask(first)]
+        try:
+            assert self._entered.wait(120)
+            for num_waiting, request in enumerate(others, 1):
+                work.append(self._ask(request))
+                self._wait_for(num_waiting)
+        finally:
+            self._opened.set()
+            for thread in work:
+                thread.join()
+
+    def _wait_for(self, num_waiting: int) -> None:
+        wait_for(lambda: len(self._engine._scheduler._waiting) == num_waiting, f"{num_waiting} that wait")
+
+    def _ask(self, request: GenerateRequest) -> threading.Thread:
+        thread = threading.Thread(target=answer, args=(self._engine, request))
+        thread.start()
+        return thread
+
+
+def test_the_more_urgent_of_those_that_wait_gets_the_slot(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seated: list[str] = []
+    seat = scheduler.Scheduler._seat
+
+    def spy(self: scheduler.Scheduler, new: Answer) -> None:
+        seated.append(new.request.id)
+        seat(self, new)
+
+    monkeypatch.setattr(scheduler.Scheduler, "_seat", spy)
+    engine = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT)
+    urgent = [ask(name, max_tokens=2, priority=keys.PRIORITY_URGENT) for name in ("urgent 1", "urgent 2")]
+    waiting = [ask("normal 1", max_tokens=2), urgent[0], ask("normal 2", max_tokens=2), urgent[1]]
+    Gate(engine, monkeypatch).run(ask("running", max_tokens=2), waiting)
+    assert seated == ["running", "urgent 1", "urgent 2", "normal 1", "normal 2"]
+    engine.close()
+
+
+def test_the_more_urgent_prompt_is_read_before_the_rest_of_another(
+    weights: Path, computed: list[list[Segment]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_MOST_CHUNK", scheduler._LEAST_CHUNK)
+    engine = ArkEngine(weights, "tiny", num_slots=3, context=CONTEXT)
+    normal, urgent = ask("b 두 " * 15, max_tokens=1), ask("c 레 " * 15, max_tokens=1, priority=keys.PRIORITY_URGENT)
+    Gate(engine, monkeypatch).run(ask("a 1 " * 15, max_tokens=1), [normal, urgent])
+    read = [segments[-1].slot for segments in computed]
+    slots = [slot for slot, _ in groupby(read)]
+    assert len(slots) == 4, "the first, the urgent one, the rest of the first, the third"
+    assert slots[0] == slots[2]
+    assert len(set(slots)) == 3
+    engine.close()
 
 
 def test_neither_chunks_nor_what_a_slot_held_change_an_answer(

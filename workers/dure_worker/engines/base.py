@@ -101,7 +101,8 @@ _BOUNDS = (
     ("dry_allowed_length", 1, 1000),
 )
 BANNED = -100.0  # the bias that means never
-MOST_BIAS = 100.0
+_MOST_BIAS = 100.0
+NOTHING_LEFT = "logit_bias and scripts leave no token to go on with: allow more"
 
 
 def chosen(sampling: Sampling, name: str) -> float:
@@ -130,8 +131,8 @@ def _check_bias(logit_bias: dict[int, float], num_tokens: int | None) -> None:
         if number < 0 or (num_tokens is not None and number >= num_tokens):
             known = "" if num_tokens is None else f" to {num_tokens - 1}"
             raise BadRequest(f"logit_bias names token {number}: this model's tokens are 0{known}")
-        if not BANNED <= bias <= MOST_BIAS:
-            raise BadRequest(f"logit_bias of token {number} is {bias}: choose a value from {BANNED} to {MOST_BIAS}")
+        if not BANNED <= bias <= _MOST_BIAS:
+            raise BadRequest(f"logit_bias of token {number} is {bias}: choose a value from {BANNED} to {_MOST_BIAS}")
 
 
 def _check_scripts(scripts: list[str] | None) -> None:

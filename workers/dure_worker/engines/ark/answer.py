@@ -11,7 +11,7 @@ from dure.job import Usage
 from dure_worker.engines.ark.chat_tokenizer import ChatTokenizer
 from dure_worker.engines.ark.drafts import Drafts
 from dure_worker.engines.ark.sampler import Row, Sampler
-from dure_worker.engines.base import FinishReason, GenerateRequest, Token
+from dure_worker.engines.base import NOTHING_LEFT, FinishReason, GenerateRequest, Token
 from dure_worker.engines.stop import StopFinder
 
 
@@ -56,7 +56,7 @@ class Answer:
         """
         for count, number in enumerate(picks, 1):
             if number is None:
-                self.fail(BadRequest("logit_bias and scripts leave no token to go on with: allow more"))
+                self.fail(BadRequest(NOTHING_LEFT))
                 break
             self._take(number)
             if self.is_ended or count > len(drafted) or number != drafted[count - 1]:
