@@ -88,7 +88,7 @@ def _is_field(part: str | int) -> bool:
     """Whether a part of pydantic's location is a field or an index of the client's, not a branch of a union."""
     return isinstance(part, int) or (
         part not in {"body", "query", "path", "header"}
-        and part.islower()
+        and (part.islower() or part.isdigit())
         and "[" not in part
         and part not in {"str", "constrained-str"}
     )

@@ -1,12 +1,14 @@
 """Requests and answers of the HTTP interface. Unknown fields are refused, so that a misspelt one is not dropped."""
 
+from dataclasses import fields
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 
-from dure.job import JobPayload, Message, Sampling
+from dure.job import SINCE_SCHEMA_2, JobPayload, Message, Sampling
 from dure.persona import Personality, Style
+from dure.writing import Script
 
 # Far above any context that fits a 3 GB box; the worker's context decides, this only bounds what is stored.
 _MAX_CHARACTERS = 64_000
@@ -16,6 +18,19 @@ ConversationId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 MaxTokens = Annotated[int, Field(ge=1, le=4096)]
 Stop = Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=8)]
+LogitBias = Annotated[
+    dict[Annotated[int, Field(ge=0, lt=2**31)], Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=1024, description="Added to the logits of these token ids of the served model. -100: never."),
+]
+Scripts = Annotated[
+    list[Script],
+    Field(
+        min_length=1,
+        max_length=len(Script),
+        description="The answer's letters come from these writing systems only, such as hangul and latin. Digits, "
+        "punctuation, symbols and emoji are always allowed.",
+    ),
+]
 
 
 class Request(BaseModel):
@@ -33,9 +48,28 @@ class SamplingFields(Request):
     min_p: float | None = Field(default=None, ge=0, le=1)
     repetition_penalty: float | None = Field(default=None, ge=0.5, le=2)
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    dry_multiplier: float | None = Field(
+        default=None,
+        ge=0,
+        le=5,
+        description="Above 0: what would make a repeated run of tokens longer loses dry_multiplier * dry_base ** (its "
+        "length - dry_allowed_length) of its logit. 0.8 suits Korean.",
+    )
+    dry_base: float | None = Field(default=None, ge=1, le=4)
+    dry_allowed_length: int | None = Field(
+        default=None, ge=1, le=100, description="Tokens. From 2 on, Korean endings may repeat."
+    )
+    logit_bias: LogitBias | None = None
+    scripts: Scripts | None = None
 
     def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, self.seed)
+        values = {field.name: getattr(self, field.name) for field in fields(Sampling)}
+        return Sampling(**values | {"scripts": _names(self.scripts)})
+
+
+def _names(scripts: list[Script] | None) -> list[str] | None:
+    """Each once."""
+    return None if scripts is None else [script.value for script in dict.fromkeys(scripts)]
 
 
 class ChatRequest(SamplingFields):
@@ -60,6 +94,12 @@ class ChatRequest(SamplingFields):
             stop=self.stop,
             sampling=self.sampling(),
         )
+
+    def as_sent(self) -> str:
+        """What an idempotency key stands for. Fields of later releases count where they are used: a request that is
+        repeated to a newer gateway is still the same.
+        """
+        return self.model_dump_json(exclude={name for name in SINCE_SCHEMA_2 if getattr(self, name) is None})
 
 
 Keep = Annotated[bool, Field(description="true: go on when this client leaves; GET /v1/jobs/{id} then has the answer.")]
@@ -103,6 +143,7 @@ class CompletionRequest(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    logit_bias: LogitBias | None = None
     n: Literal[1] = 1
     style: Style | None = Field(default=None, description="Extension. Unset: the messages' own system text rules.")
     personality: Personality | None = Field(default=None, description="Extension.")
@@ -123,5 +164,7 @@ class CompletionRequest(BaseModel):
             personality=self.personality,
             max_tokens=self.max_completion_tokens or self.max_tokens or max_tokens,
             stop=stop,
-            sampling=Sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed),
+            sampling=Sampling(
+                temperature=self.temperature, top_p=self.top_p, seed=self.seed, logit_bias=self.logit_bias
+            ),
         )

@@ -16,6 +16,7 @@ import httpx
 
 from dure.errors import ClientError
 from dure.persona import Personality, Style
+from dure.writing import Script
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 # An answer may wait in the queue for minutes; the gateway's own deadline ends it.
@@ -81,6 +82,11 @@ class ChatOptions(TypedDict, total=False):
     min_p: float
     repetition_penalty: float
     seed: int
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    logit_bias: dict[int, float]
+    scripts: list[Script | str]
     keep: bool
 
 

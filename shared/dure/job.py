@@ -23,7 +23,9 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from dure.errors import DureError
 
-SCHEMA = 1  # of payload and hash; a worker leaves jobs of a newer one to newer workers instead of guessing
+# Of payload and hash; a worker leaves jobs of a newer one to newer workers instead of guessing.
+# 2: Sampling has DRY, logit_bias and scripts. A job without them is still written as 1, for workers that know no more.
+SCHEMA = 2
 MAX_ATTEMPTS = 3
 
 Role = Literal["system", "user", "assistant"]
@@ -59,7 +61,14 @@ class Message:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. None leaves a value to the worker's default."""
+    """How tokens are drawn. None leaves a value to the worker's default.
+
+    dry_multiplier   above 0: "Don't Repeat Yourself". A token that would make a repeated run of n tokens longer loses
+                     dry_multiplier * dry_base ** (n - dry_allowed_length) of its logit, shorter runs nothing
+    logit_bias       added to the logits of these token ids of the served model, -100 to 100. -100: never
+    scripts          the letters of the answer come from these writing systems only (`dure.writing.Script`). Digits,
+                     punctuation, symbols, emoji and white space are always allowed
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -69,13 +78,27 @@ class Sampling:
     min_p: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    logit_bias: dict[int, float] | None = None
+    scripts: list[str] | None = None
+
+    @property
+    def schema(self) -> int:
+        """The oldest that can say this."""
+        return 2 if any(getattr(self, name) is not None for name in SINCE_SCHEMA_2) else 1
+
+
+SINCE_SCHEMA_2 = ("dry_multiplier", "dry_base", "dry_allowed_length", "logit_bias", "scripts")
 
 
 @dataclass(frozen=True)
 class JobPayload:
     """What a worker needs to answer, complete in itself.
 
-    style and personality are None where the client's own system message rules alone.
+    style and personality are None where the client's own system message rules alone. schema: 0 means the oldest that
+    can say the rest.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -86,10 +109,19 @@ class JobPayload:
     max_tokens: int = 256
     stop: list[str] = field(default_factory=list)
     sampling: Sampling = Sampling()
-    schema: int = SCHEMA
+    schema: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "schema", max(self.schema, self.sampling.schema))
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        raw = asdict(self)
+        raw["sampling"] = {
+            name: value
+            for name, value in raw["sampling"].items()
+            if value is not None or name not in SINCE_SCHEMA_2  # older workers refuse fields that they do not know
+        }
+        return json.dumps(raw, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "JobPayload":

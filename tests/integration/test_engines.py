@@ -3,10 +3,14 @@
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import regex
 
+from dure import gguf
+from dure.byte_tokens import as_token
 from dure.errors import BadRequest, ContextOverflow, EngineError
 from dure.job import Message, Sampling
 from dure_worker.engines import Engine, GenerateRequest, Token
@@ -46,6 +50,12 @@ def engine(request: pytest.FixtureRequest) -> Engine:
         found: Engine = request.getfixturevalue(f"_{request.param}")
         return found
     return ScriptedEngine(num_slots=2, context=CONTEXT, token_s=0.005)
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.weights) for name in REAL])
+def real_engine(request: pytest.FixtureRequest) -> Engine:
+    found: Engine = request.getfixturevalue(f"_{request.param}")
+    return found
 
 
 def ask(question: str = "하늘은 왜 파란가요?", max_tokens: int = 24, **changes: object) -> GenerateRequest:
@@ -184,11 +194,55 @@ def test_a_prompt_over_the_context_is_refused_with_the_numbers(engine: Engine) -
         ({"sampling": Sampling(temperature=-1)}, "temperature"),
         ({"sampling": Sampling(top_p=2)}, "top_p"),
         ({"sampling": Sampling(repetition_penalty=0)}, "repetition_penalty"),
+        ({"sampling": Sampling(dry_multiplier=-1)}, "dry_multiplier"),
+        ({"sampling": Sampling(dry_allowed_length=0)}, "dry_allowed_length"),
+        ({"sampling": Sampling(logit_bias={-1: 0.0})}, "token -1"),
+        ({"sampling": Sampling(logit_bias={1: 100.5})}, "logit_bias of token 1"),
+        ({"sampling": Sampling(scripts=["klingon"])}, "klingon.*hangul"),
+        ({"sampling": Sampling(scripts=[])}, "scripts is empty"),
     ],
 )
 def test_a_bad_request_names_its_fault(engine: Engine, change: dict[str, object], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
         run(engine, ask(**change))  # type: ignore[arg-type]
+
+
+def id_of(model: Path, text: str) -> int:
+    names: list[str] = gguf.read(model).get("tokenizer.ggml.tokens")
+    return names.index(as_token(text.encode()))
+
+
+def test_logit_bias_makes_tokens_certain_or_impossible(real_engine: Engine, small_model: Path) -> None:
+    first, second = id_of(small_model, "!"), id_of(small_model, "\n")
+    wanted = Sampling(temperature=0, logit_bias={first: 100.0, second: 80.0})
+    assert run(real_engine, ask(max_tokens=3, sampling=wanted))[0] == "!!!"
+    banned = Sampling(temperature=0, logit_bias={first: -100.0, second: 80.0})
+    assert run(real_engine, ask(max_tokens=3, sampling=banned))[0] == "\n\n\n"
+
+
+def test_logit_bias_of_no_token_or_against_all_is_a_bad_request(real_engine: Engine, small_model: Path) -> None:
+    num_tokens = len(gguf.read(small_model).get("tokenizer.ggml.tokens"))
+    with pytest.raises(BadRequest, match=f"token {num_tokens}.*0 to {num_tokens - 1}"):
+        run(real_engine, ask(sampling=Sampling(logit_bias={num_tokens: 1.0})))
+    with pytest.raises(BadRequest, match="no token"):
+        run(real_engine, ask(sampling=Sampling(logit_bias=dict.fromkeys(range(num_tokens), -100.0))))
+
+
+def test_dry_holds_back_what_would_repeat_a_run_again(real_engine: Engine) -> None:
+    said = "하나 둘 셋, 하나 둘 셋, 하나 둘 셋, 하나 둘"
+    still = Sampling(temperature=0, repetition_penalty=1)
+    request = ask("숫자를 세어 주세요.", 2, prefix=said, sampling=still)
+    assert run(real_engine, request)[0].startswith(" 셋")
+    held_back = replace(request, sampling=replace(still, dry_multiplier=5.0))
+    assert not run(real_engine, held_back)[0].startswith(" 셋")
+
+
+def test_a_guard_keeps_an_answer_to_its_scripts(real_engine: Engine) -> None:
+    request = ask("你好，请用中文介绍一下首尔。", 8, messages=[Message("user", "你好，请用中文介绍一下首尔。")])
+    assert regex.search(r"\p{Han}", run(real_engine, request)[0])
+    guarded = run(real_engine, replace(request, sampling=Sampling(temperature=0, scripts=["hangul", "latin"])))[0]
+    assert regex.search(r"[\p{Hangul}\p{Latin}]", guarded)
+    assert not regex.search(r"\p{Han}", guarded)
 
 
 @pytest.mark.weights

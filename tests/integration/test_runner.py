@@ -10,7 +10,7 @@ from dure import keys
 from dure.errors import EngineError
 from dure.events import Draft, EventType
 from dure.job import JobRecord
-from dure.job_store import JobStore, connect
+from dure.job_store import JobStore, Lost, connect
 from dure.worker_registry import WorkerRegistry
 from dure_worker.engines import GenerateRequest, Token
 from dure_worker.engines.scripted import ScriptedEngine
@@ -183,6 +183,30 @@ def test_a_second_attempt_goes_on_from_the_sentences_already_sent(rig: Callable[
     assert job.reply.startswith(sent)
     assert job.reply.count("물으셨습니다") == 1
     assert job.reply != sent.strip()
+
+
+class NotingEngine(ScriptedEngine):
+    """Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[GenerateRequest] = []
+
+    def generate(self, request: GenerateRequest) -> Generator[Token]:
+        self.asked.append(request)
+        return super().generate(request)
+
+
+def test_a_job_that_was_begun_before_is_more_urgent_to_the_engine(rig: Callable[..., Rig], store: JobStore) -> None:
+    engine = NotingEngine()
+    made = rig(engine)
+    store.submit(new_job("new", payload=payload(max_tokens=2)), max_queued=10)
+    store.submit(new_job("begun", payload=payload(max_tokens=2)), max_queued=10)
+    store.claim("begun", "dead:1:x", "dead", 0.001)
+    wait_for(lambda: store.expire("begun") is Lost.REQUEUED, "the end of the lease")
+    made.runner.run("new")
+    made.runner.run("begun")
+    assert [request.priority for request in engine.asked] == [keys.PRIORITY_NORMAL, keys.PRIORITY_URGENT]
 
 
 def test_a_job_lost_to_another_attempt_stops_its_engine_and_writes_nothing(

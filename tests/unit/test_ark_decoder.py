@@ -72,7 +72,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
     return loaded(tmp_path_factory.mktemp("small"), TinyDecoder.make("qwen2"))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     cuts=st.lists(st.integers(1, 40), min_size=1, max_size=20),
     mates=st.lists(st.integers(0, 4), min_size=1, max_size=20),
@@ -81,7 +81,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 def test_logits_hardly_depend_on_cuts_slots_and_neighbours(
     small: Decoder, cuts: list[int], mates: list[int], slot: int
 ) -> None:
-    """The stated tolerance: 2 % of the logits' spread, the most that rounding to bfloat16 was seen to make of it.
+    """Equal to the bit where the kernels sum in one order, as on all CPUs seen; the stated tolerance is 2 % of the
+    logits' spread.
 
     cuts: lengths of chunks, taken in turn; mates: how many other slots compute a token beside each chunk.
     """

@@ -2,17 +2,21 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 import tiny_checkpoint
-from dure.errors import EngineError
+from dure import keys
+from dure.errors import BadRequest, EngineError, ModelUnsupported
 from dure.job import Message, Sampling
 from dure.memory_plan import Precision
 from dure_worker.engines import Engine, GenerateRequest
 from dure_workshop import convert
 from dure_workshop.trim.checkpoint_files import Checkpoint
+from support import wait_for
 from tiny_decoder import TinyDecoder
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
@@ -20,13 +24,19 @@ pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for
 torch.set_num_threads(1)  # so little is computed that threads would only wait for each other
 
 from dure_worker.engines.ark import scheduler  # noqa: E402
+from dure_worker.engines.ark.answer import Answer  # noqa: E402
 from dure_worker.engines.ark.attention import Segment  # noqa: E402
 from dure_worker.engines.ark.decoder import Decoder  # noqa: E402
 from dure_worker.engines.ark.engine import ArkEngine  # noqa: E402
 from dure_worker.engines.ark.kv_cache import KvCache  # noqa: E402
+from dure_worker.engines.ark.slots import Slot, Slots  # noqa: E402
 
 GREEDY = Sampling(temperature=0, repetition_penalty=1)
 SAMPLED = Sampling(temperature=0.8, top_k=5, seed=7)
+STEERED = Sampling(
+    temperature=0.8, top_k=5, seed=7, dry_multiplier=0.3, logit_bias={104: 1.0, 32: -100.0}, scripts=["latin", "hangul"]
+)
+EACH = pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, STEERED], ids=["greedy", "sampled", "steered"])
 TEMPLATE = "{% for m in messages %}<|begin|>{{ m.role }} {{ m.content }}<|end|>{% endfor %}<|begin|>assistant "
 QUESTIONS = ["hello", "hello hello hello", "1 + 1 = 2, 2 + 2 = 4", "두레 두레 두레 농사"]
 CONTEXT = 256
@@ -85,25 +95,104 @@ def together(engine: Engine, requests: list[GenerateRequest]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@EACH
 def test_an_answer_is_the_same_alone_and_beside_others(engine: Engine, sampling: Sampling) -> None:
-    requests = [ask(question, sampling) for question in QUESTIONS]
+    requests = [ask(question, replace(sampling, seed=seed)) for seed, question in enumerate(QUESTIONS)]
     alone = [answer(engine, request) for request in requests]
     assert len(set(alone)) > 1
     assert together(engine, requests) == alone
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@EACH
 def test_guesses_change_no_answer(
     engine: Engine, sampling: Sampling, computed: list[list[Segment]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Proved: with a guess taken unchecked the answers differ."""
-    guessed = [answer(engine, ask(question, sampling)) for question in QUESTIONS]
+    asked = [ask(question, sampling, max_tokens=160) for question in QUESTIONS]
+    guessed = [answer(engine, request) for request in asked]
     assert any(segment.num_wanted > 1 for segments in computed for segment in segments)
     monkeypatch.setattr(scheduler, "_MOST_WITH_DRAFTS", 0)
     computed.clear()
-    assert [answer(engine, ask(question, sampling)) for question in QUESTIONS] == guessed
+    assert [answer(engine, request) for request in asked] == guessed
     assert all(segment.num_wanted == 1 for segments in computed for segment in segments)
+
+
+def test_an_answer_without_any_token_left_is_refused_and_its_neighbours_go_on(engine: Engine) -> None:
+    bias = dict.fromkeys(range(len(tiny_checkpoint.tokens())), -100.0)
+    alone = answer(engine, ask(QUESTIONS[0]))
+    neighbour = engine.generate(ask(QUESTIONS[0]))
+    found = next(neighbour).text
+    with pytest.raises(BadRequest, match="no token"):
+        answer(engine, ask(QUESTIONS[1], Sampling(logit_bias=bias)))
+    assert found + "".join(token.text for token in neighbour) == alone
+
+
+class Gate:
+    """Holds the first pass until as many answers as wanted were submitted."""
+
+    def __init__(self, engine: ArkEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._engine, self._opened, self._entered = engine, threading.Event(), threading.Event()
+        forward = Decoder.forward
+
+        def held(decoder: Decoder, segments: list[Segment], cache: KvCache) -> torch.Tensor:
+            self._entered.set()
+            assert self._opened.wait(120)
+            return forward(decoder, segments, cache)
+
+        monkeypatch.setattr(Decoder, "forward", held)
+
+    def run(self, first: GenerateRequest, others: list[GenerateRequest]) -> None:
+        """Ask the others in this order while the first is being computed, and wait for all."""
+        work = [self._ask(first)]
+        try:
+            assert self._entered.wait(120)
+            for num_waiting, request in enumerate(others, 1):
+                work.append(self._ask(request))
+                self._wait_for(num_waiting)
+        finally:
+            self._opened.set()
+            for thread in work:
+                thread.join()
+
+    def _wait_for(self, num_waiting: int) -> None:
+        wait_for(lambda: len(self._engine._scheduler._waiting) == num_waiting, f"{num_waiting} that wait")
+
+    def _ask(self, request: GenerateRequest) -> threading.Thread:
+        thread = threading.Thread(target=answer, args=(self._engine, request))
+        thread.start()
+        return thread
+
+
+def test_the_more_urgent_of_those_that_wait_gets_the_slot(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seated: list[str] = []
+    seat = Slots.seat
+
+    def spy(self: Slots, new: Answer) -> Slot:
+        seated.append(new.request.id)
+        return seat(self, new)
+
+    monkeypatch.setattr(Slots, "seat", spy)
+    engine = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT, num_threads=1)
+    urgent = [ask(name, max_tokens=2, priority=keys.PRIORITY_URGENT) for name in ("urgent 1", "urgent 2")]
+    waiting = [ask("normal 1", max_tokens=2), urgent[0], ask("normal 2", max_tokens=2), urgent[1]]
+    Gate(engine, monkeypatch).run(ask("running", max_tokens=2), waiting)
+    assert seated == ["running", "urgent 1", "urgent 2", "normal 1", "normal 2"]
+    engine.close()
+
+
+def test_the_more_urgent_prompt_is_read_before_the_rest_of_another(
+    weights: Path, computed: list[list[Segment]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_MOST_CHUNK", scheduler._LEAST_CHUNK)
+    engine = ArkEngine(weights, "tiny", num_slots=3, context=CONTEXT, num_threads=1)
+    normal, urgent = ask("b 두 " * 15, max_tokens=1), ask("c 레 " * 15, max_tokens=1, priority=keys.PRIORITY_URGENT)
+    Gate(engine, monkeypatch).run(ask("a 1 " * 15, max_tokens=1), [normal, urgent])
+    read = [segments[-1].slot for segments in computed]
+    slots = [slot for slot, _ in groupby(read)]
+    assert len(slots) == 4, "the first, the urgent one, the rest of the first, the third"
+    assert slots[0] == slots[2]
+    assert len(set(slots)) == 3
+    engine.close()
 
 
 def test_neither_chunks_nor_what_a_slot_held_change_an_answer(
@@ -192,6 +281,28 @@ def test_a_step_that_fails_ends_its_answers_with_the_reason_and_the_engine_goes_
     assert answer(engine, ask(QUESTIONS[0])) == whole
 
 
+def test_an_answer_whose_step_fails_ends_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory, say: passes with the second slot fail, whoever else is in them."""
+    forward = Decoder.forward
+    guilty = engine.count_tokens([Message("user", QUESTIONS[1])]) + 4
+
+    def broken(self: Decoder, segments: list[Segment], cache: KvCache) -> torch.Tensor:
+        if any(segment.start == guilty for segment in segments):
+            raise MemoryError("no room")
+        return forward(self, segments, cache)
+
+    wanted = answer(engine, ask(QUESTIONS[0], max_tokens=4))
+    monkeypatch.setattr(scheduler, "_MOST_WITH_DRAFTS", 0)
+    monkeypatch.setattr(Decoder, "forward", broken)
+    found: list[str] = []
+    other = threading.Thread(target=lambda: found.append(answer(engine, ask(QUESTIONS[0], max_tokens=4))))
+    other.start()
+    with pytest.raises(EngineError, match="no room"):
+        answer(engine, ask(QUESTIONS[1]))
+    other.join()
+    assert found == [wanted]
+
+
 def test_closing_ends_what_runs_and_what_waits(weights: Path) -> None:
     engine = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT, num_threads=1)
     running = engine.generate(ask("hello", max_tokens=200))
@@ -200,3 +311,23 @@ def test_closing_ends_what_runs_and_what_waits(weights: Path) -> None:
     assert list(running)[-1].finish_reason == "cancelled"
     with pytest.raises(EngineError, match="closed"):
         answer(engine, ask("hello"))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_smaller_model_may_guess_and_changes_no_answer(
+    engine: Engine, weights: Path, sampling: Sampling, computed: list[list[Segment]]
+) -> None:
+    """It guesses for itself here, so that guesses are often right."""
+    wanted = [answer(engine, ask(question, sampling)) for question in QUESTIONS]
+    guessing = ArkEngine(weights, "tiny", num_slots=3, context=CONTEXT, num_threads=1, draft=weights)
+    computed.clear()
+    assert [answer(guessing, ask(question, sampling)) for question in QUESTIONS] == wanted
+    guessing.close()
+    assert any(segment.num_wanted > 1 for segments in computed for segment in segments)
+
+
+def test_a_model_of_another_vocabulary_cannot_guess(weights: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    other.write_bytes(weights.read_bytes().replace(b"<|begin|>", b"<|BEGIN|>"))
+    with pytest.raises(ModelUnsupported, match="vocabularies differ"):
+        ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT, num_threads=1, draft=other)

@@ -16,7 +16,8 @@ texts = st.one_of(
     st.text(),
     st.text(alphabet="가각힣ㄱㅏ한글 \n\"'\\{}😀👩‍👩‍👧\u1112\u1161\u11ab\u2028\x00\ufffd"),
 )
-numbers = st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))
+floats = st.floats(allow_nan=False, allow_infinity=False)
+numbers = st.one_of(st.none(), floats)
 payloads = st.builds(
     JobPayload,
     messages=st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), texts), min_size=1),
@@ -32,6 +33,11 @@ payloads = st.builds(
         numbers,
         numbers,
         st.one_of(st.none(), st.integers()),
+        numbers,
+        numbers,
+        st.one_of(st.none(), st.integers()),
+        st.one_of(st.none(), st.dictionaries(st.integers(), floats)),
+        st.one_of(st.none(), st.lists(texts)),
     ),
 )
 
@@ -167,6 +173,54 @@ def test_the_error_about_a_payload_does_not_repeat_the_question() -> None:
 def test_a_payload_from_an_older_client_gets_todays_defaults() -> None:
     raw = {"schema": 1, "messages": [{"role": "user", "content": "질문"}], "sampling": {}}
     assert JobPayload.from_json(json.dumps(raw)) == JobPayload([Message("user", "질문")])
+
+
+OLD_FIELDS = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"]
+
+
+def test_a_job_that_uses_nothing_new_is_written_as_older_workers_read_it() -> None:
+    raw = raw_payload()
+    assert raw["schema"] == 1
+    assert list(raw["sampling"]) == OLD_FIELDS
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        {"dry_multiplier": 0.8},
+        {"dry_base": 1.75},
+        {"dry_allowed_length": 2},
+        {"logit_bias": {7: -100.0}},
+        {"logit_bias": {}},
+        {"scripts": ["hangul", "latin"]},
+    ],
+    ids=str,
+)
+def test_a_job_with_newer_sampling_is_left_to_workers_that_know_it(new: dict[str, Any]) -> None:
+    payload = JobPayload([QUESTION], sampling=Sampling(**new))
+    raw = json.loads(payload.to_json())
+    assert payload.schema == raw["schema"] == 2
+    assert sorted(raw["sampling"]) == sorted([*OLD_FIELDS, *new])
+    assert JobPayload.from_json(payload.to_json()) == payload
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        {"logit_bias": {"일": 1}},
+        {"logit_bias": {"1.5": 1}},
+        {"logit_bias": {"1": "1"}},
+        {"logit_bias": [1]},
+        {"scripts": "hangul"},
+        {"scripts": [1]},
+        {"dry_multiplier": "0.8"},
+        {"dry_allowed_length": 1.5},
+    ],
+    ids=str,
+)
+def test_newer_sampling_of_the_wrong_kind_is_a_payload_error(new: dict[str, Any]) -> None:
+    with pytest.raises(PayloadError, match="cannot be read"):
+        JobPayload.from_json(json.dumps(raw_payload(schema=2, sampling=new)))
 
 
 def test_payloads_do_not_share_their_default_lists() -> None:

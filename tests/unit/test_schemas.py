@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from dure.job import Message, Sampling
+from dure.writing import Script
 from dure_gateway import problems
 from dure_gateway.schemas import ChatRequest, CompletionRequest, StreamingChatRequest
 
@@ -63,6 +64,22 @@ def refused_at(cls: type[ChatRequest | CompletionRequest], body: Any) -> set[str
         ({"repetition_penalty": 2.1}, "repetition_penalty"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**31}, "seed"),
+        ({"dry_multiplier": -0.1}, "dry_multiplier"),
+        ({"dry_multiplier": float("nan")}, "dry_multiplier"),
+        ({"dry_base": 0.9}, "dry_base"),
+        ({"dry_allowed_length": 0}, "dry_allowed_length"),
+        ({"logit_bias": [5]}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ({"logit_bias": {"5": float("nan")}}, "logit_bias.5"),
+        ({"logit_bias": {"5": None}}, "logit_bias.5"),
+        ({"logit_bias": {"-5": 1}}, "logit_bias.-5"),
+        ({"logit_bias": {"오": 1}}, "logit_bias.오"),
+        ({"logit_bias": {"5.5": 1}}, "logit_bias.5.5"),
+        ({"logit_bias": {str(number): 1 for number in range(1025)}}, "logit_bias"),
+        ({"scripts": "hangul"}, "scripts"),
+        ({"scripts": []}, "scripts"),
+        ({"scripts": ["hangul", "Hangul"]}, "scripts.1"),
+        ({"scripts": ["klingon"]}, "scripts.0"),
         ({"model": 5}, "model"),
         ({"stile": "polite"}, "stile"),
         ({"stream": True}, "stream"),
@@ -99,6 +116,9 @@ def test_a_streaming_question_may_say_so_and_is_as_strict_otherwise() -> None:
         {"temperature": 2},
         {"top_p": 1},
         {"seed": 2**31 - 1},
+        {"dry_multiplier": 0, "dry_base": 1, "dry_allowed_length": 1},
+        {"logit_bias": {str(number): -100 for number in range(1024)}},
+        {"scripts": [script.value for script in Script]},
         {"conversation_id": "A-z_0" * 12},
     ],
     ids=lambda value: str(value)[:40],
@@ -131,8 +151,24 @@ def test_every_sampling_value_reaches_its_own_place() -> None:
         "min_p": 0.4,
         "repetition_penalty": 1.5,
         "seed": 6,
+        "dry_multiplier": 0.7,
+        "dry_base": 1.8,
+        "dry_allowed_length": 9,
+        "logit_bias": {"10": -11, "12": 13.5},
+        "scripts": ["hangul", "latin", "hangul"],
     }
-    assert ChatRequest.model_validate(body).payload([], 1).sampling == Sampling(0.1, 0.2, 3, 0.4, 1.5, 6)
+    assert ChatRequest.model_validate(body).payload([], 1).sampling == Sampling(
+        0.1, 0.2, 3, 0.4, 1.5, 6, 0.7, 1.8, 9, {10: -11.0, 12: 13.5}, ["hangul", "latin"]
+    )
+
+
+def test_a_request_that_is_repeated_to_a_newer_gateway_is_still_the_same() -> None:
+    body = {"message": "질문", "seed": 3}
+    sent = ChatRequest.model_validate(body).as_sent()
+    assert "dry" not in sent
+    assert "logit_bias" not in sent
+    assert ChatRequest.model_validate(body | {"scripts": None}).as_sent() == sent
+    assert ChatRequest.model_validate(body | {"scripts": ["hangul"]}).as_sent() != sent
 
 
 @pytest.mark.parametrize(
@@ -161,6 +197,8 @@ def test_every_sampling_value_reaches_its_own_place() -> None:
         ({"temperature": 2.1}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"seed": -1}, "seed"),
+        ({"logit_bias": {"5": -101}}, "logit_bias"),
+        ({"logit_bias": {"five": 1}}, "logit_bias"),
         ({"n": 2}, "n"),
         ({"n": 0}, "n"),
         ({"style": "반말"}, "style"),
@@ -243,6 +281,13 @@ def test_a_completion_without_style_leaves_the_messages_alone() -> None:
     assert payload.sampling == Sampling(temperature=0.0, top_p=0.5, seed=3)
 
 
+def test_logit_bias_of_a_completion_has_token_ids_as_text_like_openais() -> None:
+    payload = complete(logit_bias={"5": -100, "70": 1.5}).payload(9)
+    assert payload.sampling == Sampling(logit_bias={5: -100.0, 70: 1.5})
+    assert payload.schema == 2
+    assert complete(logit_bias=None).payload(9).schema == 1
+
+
 def test_a_completions_style_travels_as_plain_text() -> None:
     payload = complete(style="expert", personality="concise").payload(9)
     raw = json.loads(payload.to_json())
@@ -268,6 +313,9 @@ def server() -> TestClient:
     [
         ("/chat", {"stop": ["끝", 5]}, "stop.1"),
         ("/chat", {"style": "반말"}, "style"),
+        ("/chat", {"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ("/chat", {"logit_bias": {"오": 1}}, "logit_bias"),
+        ("/chat", {"scripts": ["klingon"]}, "scripts.0"),
         ("/complete", {"stop": 5}, "stop"),
         ("/complete", {"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
         ("/complete", {"messages": [{"role": "assistant", "content": "답"}]}, "messages"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import TypeVar
 
+from dure import keys
 from dure.errors import DureError, EngineError, StoreError
 from dure.events import Draft, EventType
 from dure.job import JobError, JobPayload, JobState, PayloadError, Usage
@@ -138,6 +139,8 @@ class Runner:
             max_tokens=prompt.max_tokens,
             stop=payload.stop,
             sampling=payload.sampling,
+            # As its hint: somebody may have seen half an answer.
+            priority=keys.PRIORITY_NORMAL if claim.attempt == 1 else keys.PRIORITY_URGENT,
         )
         return self._engine.generate(request)
 

@@ -59,7 +59,7 @@ async def prepare(shared: Services, body: ChatRequest, idempotency_key: str | No
         conversation_id=conversation_id,
         idempotency_key=idempotency_key,
         # Not the payload: its history grows when the first of two same requests is answered in between.
-        request=body.model_dump_json(),
+        request=body.as_sent(),
         deadline_s=shared.settings.deadline_s,
     )
 

@@ -3,8 +3,10 @@
 import queue
 import secrets
 import threading
+from array import array
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,29 @@ import xllamacpp
 
 from dure import gguf
 from dure.errors import BadRequest, ContextOverflow, EngineError
-from dure.job import Message, Usage
-from dure_worker.engines.base import EngineInfo, FinishReason, GenerateRequest, Token, check_request, chosen
+from dure.job import Message, Sampling, Usage
+from dure_worker.engines.base import (
+    BANNED,
+    NOTHING_LEFT,
+    EngineInfo,
+    FinishReason,
+    GenerateRequest,
+    Token,
+    check_request,
+    chosen,
+)
 from dure_worker.engines.control_tokens import ControlTokens, control_tokens
+from dure_worker.engines.pieces import pieces
 from dure_worker.engines.priority import lower_priority
+from dure_worker.engines.script_guard import ScriptGuard
 
 # Prompt tokens computed in one go. The runtime looks at cancellation and at the other slots only in between, and its
 # work buffers grow with it: 512 gives some 10 % more prompt speed, but stalls everything else for 8 s on a 2-core box.
 _BATCH = 64
+_NUM_GUARDS = 8  # lists of ids, up to 1 MB each
+_SAME_NAMES = (
+    "temperature", "top_p", "top_k", "min_p", "dry_multiplier", "dry_base", "dry_allowed_length",
+)  # fmt: skip
 
 
 class LlamaEngine:
@@ -51,7 +68,11 @@ class LlamaEngine:
             self._server = _as_batch_work(lambda: xllamacpp.Server(params))
         except (RuntimeError, ValueError) as error:
             raise EngineError(f"{path} cannot be loaded: {error}. Check it with `dure model fetch {model}`") from error
-        self._control = ControlTokens(control_tokens(gguf.read(path)))
+        source = gguf.read(path)
+        self._control = ControlTokens(control_tokens(source))
+        self._path = path
+        self._num_tokens = len(source.get("tokenizer.ggml.tokens"))
+        self._forbidden = lru_cache(maxsize=_NUM_GUARDS)(self._find_forbidden)
         # The runtime's helper endpoints (tokenize, template) exist over its loopback listener only.
         self._helper = httpx.Client(
             base_url=self._server.listening_address, headers={"Authorization": f"Bearer {key}"}, timeout=30
@@ -64,13 +85,13 @@ class LlamaEngine:
         return len(self._ask("/tokenize", body)["tokens"])
 
     def generate(self, request: GenerateRequest) -> Generator[Token]:
-        check_request(request)
+        check_request(request, self._num_tokens)
+        payload = self._payload(request)
         cancelled = self._cancelled.setdefault(request.id, threading.Event())
         chunks: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
         # The runtime calls back and blocks until the end; a thread of its own turns that into an iterator.
-        thread = threading.Thread(
-            target=self._run, args=(request, chunks, cancelled), name=f"llama {request.id}", daemon=True
-        )
+        work = (payload, chunks, cancelled)
+        thread = threading.Thread(target=self._run, args=work, name=f"llama {request.id}", daemon=True)
         thread.start()
         try:
             yield from _tokens(chunks, cancelled)
@@ -79,14 +100,14 @@ class LlamaEngine:
             self._cancelled.pop(request.id, None)
             thread.join()
 
-    def _run(self, request: GenerateRequest, chunks: "queue.SimpleQueue[Any]", cancelled: threading.Event) -> None:
+    def _run(self, payload: dict[str, Any], chunks: "queue.SimpleQueue[Any]", cancelled: threading.Event) -> None:
         def on_chunk(chunk: dict[str, Any]) -> bool:
             chunks.put(chunk)
             return cancelled.is_set()  # True stops the generation at once
 
         try:
             if not cancelled.is_set():
-                self._server.handle_chat_completions(self._payload(request), on_chunk)
+                self._server.handle_chat_completions(payload, on_chunk)
         except Exception as error:  # noqa: BLE001 - handed to the iterator's side, which raises it
             chunks.put(error)
         finally:
@@ -103,7 +124,7 @@ class LlamaEngine:
         del self._server
 
     def _payload(self, request: GenerateRequest) -> dict[str, Any]:
-        sampling = {name: chosen(request.sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+        sampling = {name: chosen(request.sampling, name) for name in _SAME_NAMES}
         messages = self._plain(request.messages)
         if request.prefix:
             messages.append({"role": "assistant", "content": self._control.neutral(request.prefix)})
@@ -113,11 +134,32 @@ class LlamaEngine:
             "stop": request.stop,
             **sampling,
             "repeat_penalty": chosen(request.sampling, "repetition_penalty"),
+            "logit_bias": self._bias(request.sampling),
             "seed": -1 if request.sampling.seed is None else request.sampling.seed,
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,
         }
+
+    def _bias(self, sampling: Sampling) -> list[tuple[int, float | bool]]:
+        """False is the runtime's word for never."""
+        bias = (sampling.logit_bias or {}).items()
+        found = [(number, amount if amount > BANNED else False) for number, amount in bias]
+        if sampling.scripts:
+            found += [(number, False) for number in self._forbidden(tuple(sorted(set(sampling.scripts))))]
+        if len({number for number, amount in found if amount is False}) == self._num_tokens:
+            raise BadRequest(NOTHING_LEFT)
+        return found
+
+    def _find_forbidden(self, scripts: tuple[str, ...]) -> "array[int]":
+        """The runtime takes one list for the whole answer: a character that is spelt byte by byte is judged by its
+        first token alone. That keeps out Han and Cyrillic, but not all of Kana, which shares a first byte with
+        Hangul's letters.
+        """
+        source = gguf.read(self._path)
+        end = source.get("tokenizer.ggml.eos_token_id")
+        anew, _ = ScriptGuard(pieces(source), scripts, [] if end is None else [end]).forbidden()
+        return anew
 
     def _plain(self, messages: list[Message]) -> list[dict[str, str]]:
         return [{"role": message.role, "content": self._control.neutral(message.content)} for message in messages]

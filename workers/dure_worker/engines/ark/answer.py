@@ -6,14 +6,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
-from dure.errors import EngineError
+from dure.errors import BadRequest, EngineError
 from dure.job import Usage
 from dure_worker.engines.ark.chat_tokenizer import ChatTokenizer
-from dure_worker.engines.ark.drafts import Drafts
-from dure_worker.engines.ark.sampler import Sampler
-from dure_worker.engines.base import FinishReason, GenerateRequest, Token
+from dure_worker.engines.ark.drafts import Lookup
+from dure_worker.engines.ark.sampler import Row, Sampler
+from dure_worker.engines.base import NOTHING_LEFT, FinishReason, GenerateRequest, Token
 from dure_worker.engines.stop import StopFinder
 
 
@@ -21,8 +19,10 @@ from dure_worker.engines.stop import StopFinder
 class Answer:
     """Filled by the scheduler's thread, read by the caller's through `pieces`.
 
-    ids         prompt and answer, without what was dropped from their middle
-    num_kept    of the beginning, never dropped; None: the answer ends where the slot does
+    ids          prompt and answer, without what was dropped from their middle
+    num_kept     of the beginning, never dropped; None: the answer ends where the slot does
+    number       in the order of arrival
+    num_passed   later ones that had their turn first
     """
 
     request: GenerateRequest
@@ -33,12 +33,14 @@ class Answer:
     num_kept: int | None = None
     pieces: "queue.SimpleQueue[Token | EngineError]" = field(default_factory=queue.SimpleQueue)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    number: int = 0
+    num_passed: int = 0
 
     def __post_init__(self) -> None:
         self._num_prompt = self.num_to_read = len(self.ids)
         self._num_dropped = 0
         self._stop = StopFinder(self.request.stop)
-        self.drafts = Drafts()
+        self.lookup = Lookup()
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self.is_ended = False
 
@@ -51,19 +53,25 @@ class Answer:
         del self.ids[self.num_kept : (self.num_kept or 0) + count]
         self.num_to_read -= count
         self._num_dropped += count
-        self.drafts = Drafts()  # it knows places by their number
+        self.lookup = Lookup()  # it knows places by their number
 
-    def advance(self, logits: torch.Tensor, drafted: Sequence[int] = ()) -> int:
-        """Take tokens as long as they are those drafted, and one more; show them. Returns how many.
+    def rows(self, drafted: Sequence[int]) -> list[Row]:
+        """What the next logits are for: the token that comes next, and the one behind each of those drafted."""
+        return self.sampler.rows(self.ids, drafted)
 
-        logits (1 + drafted, vocab), each behind one more of them. Each token is picked just as it would be alone.
+    def advance(self, picks: Sequence[int | None], drafted: Sequence[int] = ()) -> int:
+        """Take picks as long as they are those drafted, and one more; show them. Returns how many.
+
+        picks (1 + drafted): of `rows`, so each is what would have been picked without drafts.
         """
-        for count, row in enumerate(logits, 1):
-            number = self.sampler.pick(row, self.ids)
+        for count, number in enumerate(picks, 1):
+            if number is None:
+                self.fail(BadRequest(NOTHING_LEFT))
+                break
             self._take(number)
             if self.is_ended or count > len(drafted) or number != drafted[count - 1]:
                 break
-        self.drafts.learn(len(drafted), count - 1)
+        self.sampler.use(count)
         return count
 
     def _take(self, number: int) -> None:

@@ -1,6 +1,10 @@
 """Grouped-query attention over the slots of a batch: all that decode in one pass, each chunk of a prompt in one more.
 
 Query heads that share a key head are taken as further rows of one query, so that keys and values are never copied.
+
+A row's result is the same to the bit whatever is computed beside it: cells are taken from the first one on in whole
+blocks, and those that a row may not see are masked, so that sums run in one order. (Seen with AVX2; the kernels do not
+promise it.)
 """
 
 from collections.abc import Sequence
@@ -10,7 +14,7 @@ from itertools import takewhile
 import torch
 from torch.nn import functional
 
-from dure_worker.engines.ark.kv_cache import KvCache
+from dure_worker.engines.ark.kv_cache import BLOCK, KvCache
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,9 @@ class _Pass:
 
 def _passes(segments: list[Segment], window: int) -> list[_Pass]:
     singles = list(takewhile(lambda segment: len(segment.ids) == 1, segments))
-    num_together = len(singles) if len(singles) > 1 else 0
-    found: list[_Pass] = [_Singles(singles, window)] if num_together else []
-    row = num_together
-    for segment in segments[num_together:]:
+    found: list[_Pass] = [_Singles(singles, window)] if singles else []
+    row = len(singles)
+    for segment in segments[row:]:
         found.append(_Alone(segment, row, window))
         row += len(segment.ids)
     return found
@@ -85,16 +88,10 @@ class _Alone(_Pass):
     """One segment over its own slot."""
 
     def __init__(self, segment: Segment, first_row: int, window: int) -> None:
-        count = len(segment.ids)
-        self.rows = slice(first_row, first_row + count)
+        self.rows = slice(first_row, first_row + len(segment.ids))
         self._slots = slice(segment.slot, segment.slot + 1)
-        first = max(0, segment.start + 1 - window) if window else 0
-        self._cells = slice(first, segment.end)
-        self._mask: torch.Tensor | None = None  # a single row looks at all of them
-        if count > 1:
-            place = torch.arange(segment.start, segment.end)[:, None]
-            cell = torch.arange(first, segment.end)
-            self._mask = (cell <= place) & (cell > place - window) if window else cell <= place
+        self._cells = _blocks(segment.end)
+        self._mask = _mask(torch.arange(segment.start, segment.end), self._cells, window)  # (rows, cells)
 
     def attend(self, query: torch.Tensor, cache: KvCache, layer: int) -> torch.Tensor:
         keys, values = cache.read(layer, self._slots, self._cells)
@@ -102,7 +99,7 @@ class _Alone(_Pass):
         num_rows, kv_heads, group, width = rows.shape
         # (kv_heads, group * rows, width): the mask is the same for each of the group.
         stacked = rows.permute(1, 2, 0, 3).reshape(1, kv_heads, group * num_rows, width)
-        mask = None if self._mask is None else self._mask.repeat(group, 1)
+        mask = self._mask.repeat(group, 1)
         found = functional.scaled_dot_product_attention(stacked, keys, values, mask)
         return found.view(kv_heads, group, num_rows, width).permute(2, 0, 1, 3).reshape(num_rows, -1)
 
@@ -117,14 +114,10 @@ class _Singles(_Pass):
         self._slots = slice(first, last + 1)
         self._places = torch.tensor(slots) - first
         # Idle slots look at their first cell, and nobody at them.
-        ends = torch.ones(last - first + 1, dtype=torch.long)
-        ends[self._places] = torch.tensor([segment.end for segment in segments])
-        self._cells = slice(0, int(ends.max()))
-        cell = torch.arange(self._cells.stop)
-        mask = cell < ends[:, None]
-        if window:
-            mask &= cell >= ends[:, None] - window
-        self._mask = mask[:, None, None]  # (slots, 1, 1, cells)
+        positions = torch.zeros(last - first + 1, dtype=torch.long)
+        positions[self._places] = torch.tensor([segment.start for segment in segments])
+        self._cells = _blocks(max(segment.end for segment in segments))
+        self._mask = _mask(positions, self._cells, window)[:, None, None]  # (slots, 1, 1, cells)
         # Often each slot of the range has its row, in order.
         self._is_whole = slots == list(range(first, last + 1))
 
@@ -137,3 +130,13 @@ class _Singles(_Pass):
             rows = placed
         found = functional.scaled_dot_product_attention(rows, keys, values, self._mask).flatten(1)
         return found if self._is_whole else found[self._places]
+
+
+def _blocks(end: int) -> slice:
+    return slice(0, -(-end // BLOCK) * BLOCK)
+
+
+def _mask(positions: torch.Tensor, cells: slice, window: int) -> torch.Tensor:
+    """Which cells a row at each position sees: (rows, cells)."""
+    place, cell = positions[:, None], torch.arange(cells.stop)
+    return (cell <= place) & (cell > place - window) if window else cell <= place

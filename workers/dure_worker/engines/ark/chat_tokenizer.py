@@ -7,12 +7,12 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from dure.byte_tokens import TO_BYTE
 from dure.errors import BadRequest, ModelUnsupported
-from dure.gguf import BYTE, CONTROL, NORMAL, USER_DEFINED, Gguf
+from dure.gguf import CONTROL, NORMAL, USER_DEFINED, Gguf
 from dure.job import Message
 from dure.split_patterns import PATTERNS
 from dure_worker.engines.control_tokens import ControlTokens, control_tokens
+from dure_worker.engines.pieces import pieces
 
 # Ends of a turn by their names, beside the one that the file names. Source: llama.cpp's llama-vocab.cpp.
 _ENDS = {
@@ -33,12 +33,8 @@ class ChatTokenizer:
         kind = source.get("tokenizer.ggml.model")
         names: list[str] = source.get("tokenizer.ggml.tokens")
         kinds: list[int] = source.get("tokenizer.ggml.token_type") or [NORMAL] * len(names)
-        if kind == "llama":
-            self._tokenizer = _sentencepiece(source, names)
-            self._bytes = [_spm_bytes(name, kind) for name, kind in zip(names, kinds, strict=True)]
-        else:
-            self._tokenizer = _byte_level(source, names)
-            self._bytes = [_bytes_of(name, kind) for name, kind in zip(names, kinds, strict=True)]
+        self._tokenizer = _sentencepiece(source, names) if kind == "llama" else _byte_level(source, names)
+        self.pieces = pieces(source)
         self._tokenizer.add_special_tokens(
             [
                 AddedToken(name, normalized=False, special=True)
@@ -75,7 +71,7 @@ class ChatTokenizer:
 
     def piece(self, number: int) -> bytes:
         """Perhaps a part of a character; nothing for control tokens."""
-        return self._bytes[number]
+        return self.pieces[number]
 
 
 def _byte_level(source: Gguf, names: list[str]) -> Tokenizer:
@@ -121,18 +117,6 @@ def _sentencepiece(source: Gguf, names: list[str]) -> Tokenizer:
 
 def _numbers(names: list[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
-
-
-def _spm_bytes(name: str, kind: int) -> bytes:
-    if kind == BYTE:
-        return bytes([int(name[3:-1], 16)])  # <0x0A>
-    return b"" if kind == CONTROL else name.replace(_SPACE, " ").encode("utf-8")
-
-
-def _bytes_of(name: str, kind: int) -> bytes:
-    if kind == NORMAL:
-        return bytes(TO_BYTE[character] for character in name)
-    return name.encode("utf-8") if kind == USER_DEFINED else b""
 
 
 def _name(names: list[str], number: int | None) -> str:

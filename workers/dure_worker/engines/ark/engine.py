@@ -6,10 +6,14 @@ from pathlib import Path
 import torch
 
 from dure import __version__, gguf
-from dure.errors import BadRequest, ContextOverflow, EngineError
+from dure.errors import BadRequest, ContextOverflow, EngineError, ModelUnsupported
+from dure.gguf import Gguf
 from dure.job import Message
 from dure_worker.engines.ark.answer import Answer
 from dure_worker.engines.ark.chat_tokenizer import ChatTokenizer
+from dure_worker.engines.ark.decoder import Decoder
+from dure_worker.engines.ark.draft_model import DraftModel
+from dure_worker.engines.ark.guesses import Guesses
 from dure_worker.engines.ark.kv_cache import KvCache, Precision
 from dure_worker.engines.ark.kv_store import KvStore, common
 from dure_worker.engines.ark.loading import load, packed
@@ -17,10 +21,12 @@ from dure_worker.engines.ark.packing import AS_IN_THE_FILE, Recipe
 from dure_worker.engines.ark.sampler import Sampler
 from dure_worker.engines.ark.scheduler import Scheduler
 from dure_worker.engines.ark.slots import Slots
+from dure_worker.engines.ark.vocabulary import Vocabulary
 from dure_worker.engines.base import EngineInfo, GenerateRequest, Token, check_request
 
 # Source: StreamingLLM (Xiao et al., 2023), section 3.
 _SINKS = 4
+_TOKENS = "tokenizer.ggml.tokens"
 
 
 class ArkEngine:
@@ -29,6 +35,7 @@ class ArkEngine:
     num_threads    compute threads, at most the cores of this box
     kv             how exactly keys and values are kept
     kv_folder      where conversations' keys and values go that lose their slot, up to kv_disk_mib; 0: nowhere
+    draft          the GGUF file of a smaller model of the same vocabulary, which guesses for this one
     """
 
     def __init__(
@@ -43,11 +50,13 @@ class ArkEngine:
         kv: Precision = Precision.BF16,
         kv_folder: Path | None = None,
         kv_disk_mib: int = 0,
+        draft: Path | None = None,
     ) -> None:
         self.info = EngineInfo("ark", model, num_slots, context)
         torch.set_num_threads(num_threads)
         source = gguf.read(path)
         self._tokenizer = ChatTokenizer(source)
+        self._vocabulary = Vocabulary(self._tokenizer.pieces, self._tokenizer.ends)
         decoder = load(source, recipe)
         cache = KvCache(decoder.config, num_slots, context, kv)
         store = None
@@ -55,16 +64,18 @@ class ArkEngine:
             name = packed(path, recipe).stem
             store = KvStore(kv_folder, kv_disk_mib << 20, f"{name} {kv} {__version__}")
         self._slots = Slots(cache, num_slots, store)
-        self._scheduler = Scheduler(decoder, cache, self._slots)
+        model_of_guesses = None if draft is None else DraftModel(_draft(draft, source), num_slots, context)
+        self._scheduler = Scheduler(decoder, cache, self._slots, Guesses(model_of_guesses))
         self._answers: dict[str, Answer] = {}
 
     def count_tokens(self, messages: list[Message]) -> int:
         return len(self._tokenizer.prompt(messages))
 
     def generate(self, request: GenerateRequest) -> Generator[Token]:
-        check_request(request, can_slide=True)
+        check_request(request, len(self._vocabulary.pieces), can_slide=True)
         ids, num_kept = self._prompt(request)
-        answer = Answer(request, ids, Sampler(request.sampling), self._tokenizer, self.info.context, num_kept)
+        sampler = Sampler(request.sampling, self._vocabulary)
+        answer = Answer(request, ids, sampler, self._tokenizer, self.info.context, num_kept)
         self._answers[request.id] = answer
         try:
             self._scheduler.submit(answer)
@@ -111,3 +122,14 @@ class ArkEngine:
         """Running answers end; conversations go to disk, where that was asked for."""
         self._scheduler.close()
         self._slots.keep_all()
+
+
+def _draft(path: Path, large: Gguf) -> Decoder:
+    """Raises ModelUnsupported where its tokens are others."""
+    small = gguf.read(path)
+    if small.get(_TOKENS) != large.get(_TOKENS):
+        raise ModelUnsupported(
+            f"{path} cannot guess for {large.path.name}: their vocabularies differ. Take two models of one family, "
+            "trimmed alike"
+        )
+    return load(small)

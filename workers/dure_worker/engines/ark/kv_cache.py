@@ -9,6 +9,10 @@ from dure_worker.engines.ark.config import DecoderConfig
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
+# Cells that attention takes at once: a multiple of every vector's width, so that no row's end is summed in another way.
+BLOCK = 64
+
+
 class Precision(StrEnum):
     """int8 takes half the memory; a cell's codes share a scale for each head."""
 
@@ -23,7 +27,8 @@ class KvCache:
         self, config: DecoderConfig, num_slots: int, context: int, precision: Precision = Precision.BF16
     ) -> None:
         shape = config.shape
-        cells = (shape.layers, num_slots, 2, shape.kv_heads, context)
+        # Attention takes whole blocks.
+        cells = (shape.layers, num_slots, 2, shape.kv_heads, -(-context // BLOCK) * BLOCK)
         self._is_int8 = precision is Precision.INT8
         if self._is_int8:
             codes = torch.zeros(*cells, shape.head_dim, dtype=torch.int8)

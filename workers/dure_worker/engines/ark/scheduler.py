@@ -3,15 +3,19 @@
 import logging
 import threading
 import time
-from collections import deque
+from collections.abc import Sequence
+from itertools import count, islice
 
 import torch
 
 from dure.errors import EngineError
+from dure_worker.engines.ark import order
 from dure_worker.engines.ark.answer import Answer
 from dure_worker.engines.ark.attention import Segment
 from dure_worker.engines.ark.decoder import Decoder
+from dure_worker.engines.ark.guesses import Guesses
 from dure_worker.engines.ark.kv_cache import KvCache
+from dure_worker.engines.ark.sampler import Row, pick
 from dure_worker.engines.ark.slots import Slot, Slots
 from dure_worker.engines.priority import lower_priority
 
@@ -27,9 +31,10 @@ _FORGOTTEN = 4
 
 
 class Scheduler:
-    def __init__(self, decoder: Decoder, cache: KvCache, slots: Slots) -> None:
-        self._decoder, self._cache, self._slots = decoder, cache, slots
-        self._waiting: deque[Answer] = deque()
+    def __init__(self, decoder: Decoder, cache: KvCache, slots: Slots, guesses: Guesses) -> None:
+        self._decoder, self._cache, self._slots, self._guesses = decoder, cache, slots, guesses
+        self._waiting: list[Answer] = []
+        self._numbers = count()
         self._changed = threading.Condition()
         self._is_closed = False
         self._chunk = _LEAST_CHUNK
@@ -40,6 +45,7 @@ class Scheduler:
         with self._changed:
             if self._is_closed:
                 raise EngineError("the engine is closed")
+            answer.number = next(self._numbers)
             self._waiting.append(answer)
             self._changed.notify()
 
@@ -52,14 +58,15 @@ class Scheduler:
     def _run(self) -> None:
         lower_priority()
         while self._admit():
-            active = self._slots.active
+            for slot in self._slots.active:
+                if slot.answer is not None and slot.answer.cancelled.is_set():
+                    self._cancel(slot)
             try:
-                self._step(active)
+                self._step(self._slots.active)
             except Exception as error:
-                log.exception("a step failed")
-                for slot in active:
-                    slot.ids.clear()  # half of it may be written
-                    self._release(slot, EngineError(f"the ark engine failed: {error}"))
+                log.exception("a step failed", extra={"action": "engine.step"})
+                for slot in self._slots.active:
+                    self._fail(slot, error)
 
     def _admit(self) -> bool:
         """Give waiting answers a slot; wait where there is nothing to do. False: closed."""
@@ -76,26 +83,38 @@ class Scheduler:
                 self._waiting.remove(answer)
                 answer.end("cancelled")
             while self._waiting and self._slots.has_free:
-                self._slots.seat(self._waiting.popleft())
+                answer = order.first(self._waiting)
+                self._waiting.remove(answer)
+                order.note(answer, self._waiting)
+                self._guesses.begin(self._slots.seat(answer))
         return True
 
     def _step(self, active: list[Slot]) -> None:
-        for slot in active:
-            if slot.answer and slot.answer.cancelled.is_set():
-                self._cancel(slot)
-        active = [slot for slot in active if slot.answer is not None]
         for slot in active:
             self._make_room(slot)
         segments = self._segments(active)
         if not segments:
             return
         began_at = time.monotonic()
-        logits = self._decoder.forward(segments, self._cache)
+        try:
+            logits = self._decoder.forward(segments, self._cache)
+        except Exception:
+            if len(segments) == 1:
+                raise
+            self._step_one_by_one(segments)
+            return
         self._learn(segments, time.monotonic() - began_at)
-        row = 0
+        self._write(segments, logits)
+
+    def _step_one_by_one(self, segments: list[Segment]) -> None:
+        """Something in a pass failed: whoever fails alone too ends with the reason, the others go on."""
+        log.warning("a pass failed and is computed slot by slot", exc_info=True, extra={"action": "engine.step"})
         for segment in segments:
-            self._advance(self._slots.all[segment.slot], segment, logits[row : row + segment.num_wanted])
-            row += segment.num_wanted
+            try:
+                self._write([segment], self._decoder.forward([segment], self._cache))
+            except Exception as error:
+                log.exception("a slot's step failed", extra={"action": "engine.step"})
+                self._fail(self._slots.all[segment.slot], error)
 
     def _make_room(self, slot: Slot) -> None:
         """An answer that may outgrow its slot forgets a part of what lies behind its beginning."""
@@ -108,47 +127,89 @@ class Scheduler:
         answer.drop(count)
 
     def _segments(self, active: list[Slot]) -> list[Segment]:
-        """Every running answer's next token, and a chunk of the prompt that came first."""
+        """Every running answer's next token, and a chunk of the prompt whose turn it is."""
         answers = [(slot, slot.answer) for slot in active if slot.answer is not None]
         writing = [(slot, answer) for slot, answer in answers if len(slot.ids) >= answer.num_to_read]
         reading = [(slot, answer) for slot, answer in answers if len(slot.ids) < answer.num_to_read]
         has_drafts = len(writing) <= _MOST_WITH_DRAFTS and not reading
-        found = sorted((_next(slot, answer, has_drafts) for slot, answer in writing), key=lambda each: len(each.ids))
+        nexts = [self._next(slot, answer, len(writing), has_drafts=has_drafts) for slot, answer in writing]
+        found = sorted(nexts, key=lambda each: len(each.ids))
         if reading:
-            slot, answer = min(reading, key=lambda pair: pair[0].used_at)
+            answer = order.first(answer for _, answer in reading)
+            slot = next(slot for slot, other in reading if other is answer)
             start = len(slot.ids)
             found.append(Segment(slot.number, start, answer.ids[start : start + self._chunk]))
         return found
 
+    def _next(self, slot: Slot, answer: Answer, num_rows: int, *, has_drafts: bool) -> Segment:
+        """The last token, and guesses what follows it: not beyond what is asked for, nor beyond the slot."""
+        room = min(answer.request.max_tokens - answer.usage.completion_tokens - 1, answer.context - len(answer.ids) - 1)
+        drafted = self._guesses.after(slot, num_rows)[:room] if has_drafts and room > 0 else []
+        start = len(slot.ids)
+        return Segment(slot.number, start, [*answer.ids[start:], *drafted], 1 + len(drafted))
+
     def _learn(self, segments: list[Segment], took_s: float) -> None:
         """The next chunk is as long as fits its time."""
         num_rows = sum(len(segment.ids) for segment in segments)
+        self._guesses.times.learn(num_rows, took_s)
         if num_rows >= _LEAST_CHUNK:
             fitting = int(num_rows * _CHUNK_S / took_s) // _LEAST_CHUNK * _LEAST_CHUNK
             self._chunk = max(_LEAST_CHUNK, min(fitting, 2 * self._chunk, _MOST_CHUNK))
 
-    def _advance(self, slot: Slot, segment: Segment, logits: torch.Tensor) -> None:
-        answer = slot.answer
-        assert answer is not None  # noqa: S101 - active slots have one
+    def _write(self, segments: list[Segment], logits: torch.Tensor) -> None:
+        """Pick for all whose prompt is read, in one go. Logits (wanted, vocab)."""
+        rows: list[Row] = []
+        places: list[int] = []
+        shares: list[tuple[Slot, Segment, int]] = []
+        place = 0
+        for segment in segments:
+            wanted, slot = range(place, place + segment.num_wanted), self._slots.all[segment.slot]
+            place = wanted.stop
+            found = self._rows(slot, segment, logits[wanted.start : wanted.stop])
+            rows += found
+            places += wanted[: len(found)]
+            shares.append((slot, segment, len(found)))
+        picks = iter(pick(rows, logits if len(rows) == len(logits) else logits[places]) if rows else [])
+        for slot, segment, num_picks in shares:
+            if slot.answer is not None:
+                self._advance(slot, slot.answer, segment, list(islice(picks, num_picks)))
+
+    def _rows(self, slot: Slot, segment: Segment, logits: torch.Tensor) -> list[Row]:
+        """What is to be picked for a segment: nothing before its prompt's end."""
+        assert slot.answer is not None  # noqa: S101 - active slots have one
         if not bool(logits.isfinite().all()):
             slot.ids.clear()
             self._release(slot, EngineError("the model computes no numbers: check it with `dure model verify`"))
-            return
+            return []
+        return slot.answer.rows(_drafted(segment)) if segment.end >= slot.answer.num_to_read else []
+
+    def _advance(self, slot: Slot, answer: Answer, segment: Segment, picks: list[int | None]) -> None:
         num_kept = len(segment.ids)
-        if segment.end < answer.num_to_read:
-            answer.progress()
+        if picks:
+            if len(answer.ids) == answer.num_to_read:
+                order.note(answer, self._reading())
+            num_taken = answer.advance(picks, _drafted(segment))
+            num_kept += num_taken - segment.num_wanted
+            if segment.num_wanted > 1:
+                self._guesses.learn(slot, num_taken - 1)
         else:
-            num_kept += (
-                answer.advance(logits, segment.ids[len(segment.ids) - segment.num_wanted + 1 :]) - segment.num_wanted
-            )
+            answer.progress()
         slot.ids.extend(segment.ids[:num_kept])
         if answer.is_ended:
             self._release(slot)
+
+    def _reading(self) -> list[Answer]:
+        answers = [(slot, slot.answer) for slot in self._slots.active if slot.answer is not None]
+        return [answer for slot, answer in answers if len(slot.ids) < answer.num_to_read]
 
     def _cancel(self, slot: Slot) -> None:
         if slot.answer is not None:
             slot.answer.end("cancelled")
         self._release(slot)
+
+    def _fail(self, slot: Slot, error: Exception) -> None:
+        slot.ids.clear()  # half of it may be written
+        self._release(slot, EngineError(f"the ark engine failed: {error}"))
 
     def _release(self, slot: Slot, error: EngineError | None = None) -> None:
         if slot.answer is not None and error is not None:
@@ -156,9 +217,5 @@ class Scheduler:
         self._slots.free(slot)
 
 
-def _next(slot: Slot, answer: Answer, has_drafts: bool) -> Segment:
-    """The last token, and guesses what follows it: not beyond what is asked for, nor beyond the slot."""
-    room = min(answer.request.max_tokens - answer.usage.completion_tokens - 1, answer.context - len(answer.ids) - 1)
-    drafted = answer.drafts.after(answer.ids)[: max(room, 0)] if has_drafts else []
-    start = len(slot.ids)
-    return Segment(slot.number, start, [*answer.ids[start:], *drafted], 1 + len(drafted))
+def _drafted(segment: Segment) -> Sequence[int]:
+    return segment.ids[len(segment.ids) - segment.num_wanted + 1 :]

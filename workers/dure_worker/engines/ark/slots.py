@@ -46,7 +46,7 @@ class Slots:
     def active(self) -> list[Slot]:
         return [slot for slot in self.all if slot.answer is not None]
 
-    def seat(self, answer: Answer) -> None:
+    def seat(self, answer: Answer) -> Slot:
         """Into the slot that already holds the conversation's beginning, else into the one unused for longest, with
         the beginning copied that another slot shares with it, or read from disk.
         """
@@ -65,6 +65,7 @@ class Slots:
         # The last token is computed in any case: what follows it is what is asked for.
         slot.ids, slot.num_exact = answer.ids[: min(num_common, len(answer.ids) - 1)], None
         slot.answer = answer
+        return slot
 
     def free(self, slot: Slot) -> None:
         slot.ids, slot.num_exact = slot.exact_ids, None

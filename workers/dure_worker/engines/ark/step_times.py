@@ -6,6 +6,8 @@ costs as much as the first.
 
 # Weight of the newest time; the machine may be shared, and speeds drift.
 _NEWEST = 0.1
+# A pass that took so many times what is usual was held up by something else, and tells nothing.
+_HELD_UP = 4
 
 
 class StepTimes:
@@ -14,11 +16,10 @@ class StepTimes:
 
     def learn(self, num_rows: int, took_s: float) -> None:
         before = self._seconds.get(num_rows, took_s)
-        # A pass that was held up by something else tells nothing.
-        if took_s < 4 * before:
+        if took_s < _HELD_UP * before:
             self._seconds[num_rows] = before + _NEWEST * (took_s - before)
 
-    def cost(self, num_rows: int, num_more: int) -> float | None:
-        """A pass with so many rows more, in passes without them. None: not known yet."""
+    def cost(self, num_rows: int, num_more: int, extra_s: float = 0.0) -> float | None:
+        """A pass with so many rows more and what had to be done for it, in passes without. None: not known yet."""
         plain, longer = self._seconds.get(num_rows), self._seconds.get(num_rows + num_more)
-        return None if plain is None or longer is None else longer / plain
+        return None if plain is None or longer is None else (longer + extra_s) / plain
