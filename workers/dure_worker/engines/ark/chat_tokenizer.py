@@ -7,6 +7,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
+from dure import split_patterns
 from dure.byte_tokens import TO_BYTE
 from dure.errors import BadRequest, ModelUnsupported
 from dure.gguf import CONTROL, NORMAL, USER_DEFINED, Gguf
@@ -30,7 +31,7 @@ class ChatTokenizer:
 
     def __init__(self, source: Gguf) -> None:
         pre = source.get("tokenizer.ggml.pre", "")
-        if source.get("tokenizer.ggml.model") != "gpt2" or pre not in PATTERNS:
+        if not split_patterns.is_known(source):
             raise ModelUnsupported(
                 f"{source.path.name}: the ark engine does not know how its vocabulary splits text "
                 f"({pre or 'no name'}): serve it with DURE_WORKER_ENGINE=llama"
