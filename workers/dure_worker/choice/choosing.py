@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from dure import artifact, catalog, gguf, model_names
 from dure.budget import Budget
 from dure.cpu import Cpu
-from dure.errors import ModelError, PlanTooLarge
+from dure.errors import ModelError, PlanTooLarge, SettingsError
 from dure.gguf import Gguf
 from dure.settings import Settings
 from dure_worker import budget
@@ -46,8 +46,10 @@ def resolved(
 ) -> WorkerSettings:
     """The settings with an engine instead of `auto`. The first time on a machine it measures, for up to minutes.
 
-    Raises ModelMissing, ModelUnknown, ModelCorrupt.
+    Raises EngineMissing, ModelMissing, ModelUnknown, ModelCorrupt.
     """
+    if worker.engine == "ark":
+        rules.require_ark()  # before a gigabyte is read
     if worker.engine != "auto" or settings.model == catalog.SCRIPTED:
         return worker
     choice = choose(settings, worker, here, cpu or Cpu.here(), measure)
@@ -68,21 +70,35 @@ def choose(settings: Settings, worker: WorkerSettings, here: Budget | None, cpu:
 
 
 def foreseen(settings: Settings, worker: WorkerSettings, here: Budget | None, cpu: Cpu) -> Choice:
-    """What `choose` would say, without measuring or reading weights through. Raises EngineMissing."""
-    if worker.engine == "ark":
-        rules.require_ark()
+    """What `choose` would say, without measuring or reading weights through.
+
+    Raises SettingsError where the engine that is named cannot serve.
+    """
     if worker.engine != "auto":
+        _require_able(settings, worker)
         return Choice(worker.engine, "named by DURE_WORKER_ENGINE")
     if reason := rules.against_ark_here(cpu):
         return Choice("llama", reason)
     try:
-        source = model_names.described(model_names.weights_of(settings.model, settings.models_dir))
-        found = _ruled(source, worker, here, cpu)
+        found = _ruled(_header(settings), worker, here, cpu)
     except ModelError:
-        return Choice("auto", "decided at a worker's first start, when the model is here and whole")
+        return Choice("auto", "the model is not here, or not whole")
     if isinstance(found, Choice):
         return found
     return record.find(found.folder, found.key) or Choice("auto", "measured at a worker's first start")
+
+
+def _require_able(settings: Settings, worker: WorkerSettings) -> None:
+    if worker.engine != "ark":
+        return
+    rules.require_ark()
+    with contextlib.suppress(ModelError):
+        if reason := rules.against_ark(_header(settings)):
+            raise SettingsError(f"DURE_WORKER_ENGINE=ark cannot serve {settings.model} ({reason}): choose auto")
+
+
+def _header(settings: Settings) -> Gguf:
+    return model_names.described(model_names.weights_of(settings.model, settings.models_dir))
 
 
 def _ruled(source: Gguf, worker: WorkerSettings, here: Budget | None, cpu: Cpu) -> Choice | _Open:
