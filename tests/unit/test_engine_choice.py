@@ -298,3 +298,33 @@ def test_what_is_foreseen_is_what_was_measured_and_nothing_is_measured_for_it(se
     away = settings.model_copy(update={"model": "qwen2.5-coder-0.5b-korean"})
     assert choosing.foreseen(away, WORKER, None, VNNI) == Choice("auto", "the model is not here, or not whole")
     assert bench.engines == ["llama", "ark"]
+
+
+WITHOUT_TORCH = """
+import sys
+from importlib.machinery import PathFinder
+class Bare(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name == "torch" else PathFinder.find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+"""
+
+
+@pytest.mark.parametrize(("engine", "words"), [("ark", "(torch): pip install 'dure[torch]'"), ("auto", "dure model")])
+def test_without_the_extra_ark_is_a_setting_that_cannot_be_and_auto_goes_on(
+    tmp_path: Path, engine: str, words: str
+) -> None:
+    """EX_CONFIG is what a supervisor does not try again. auto goes on to what is missing next, the model.
+
+    Proved: as an EngineError it ends with status 1.
+    """
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_TORCH, "utf-8")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("DURE_")}
+    environ |= {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "DURE_HOME": str(tmp_path)}
+    environ |= {"DURE_REDIS_URL": "redis://127.0.0.1:1/0", "DURE_WORKER_ENGINE": engine}
+    command = [sys.executable, "-P", "-m", "dure_worker"]
+    done = subprocess.run(command, env=environ, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == os.EX_CONFIG
+    assert words in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
