@@ -1,6 +1,7 @@
 """`engine = auto`: what decides, what is remembered, and what is believed of it."""
 
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -13,12 +14,14 @@ import pytest
 from dure import artifact, gguf
 from dure.budget import Budget
 from dure.cpu import Cpu
+from dure.heartbeat import Beat
 from dure.memory_plan import MIB
 from dure.settings import Settings
 from dure_worker.choice import choosing, record, rules
 from dure_worker.choice.record import Choice, Measured
 from dure_worker.settings import WorkerSettings
 from model_desk import own_model
+from support import DEADLINE_S
 
 VNNI = Cpu("x86_64", "Fast", frozenset({"avx2", "avx512_vnni"}))
 SLOW = Measured(prefill_tokens_per_s=50, decode_tokens_per_s=10, decode_all_tokens_per_s=20)
@@ -328,3 +331,35 @@ def test_without_the_extra_ark_is_a_setting_that_cannot_be_and_auto_goes_on(
     assert done.returncode == os.EX_CONFIG
     assert words in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+MEASURING = """
+import sys
+from dure_worker import app
+from dure_worker.__main__ import main
+
+def measuring(*_):
+    sys.stdin.read()
+    sys.exit()
+
+app.resolved = measuring
+main()
+"""
+
+
+def test_a_worker_beats_while_its_engines_are_measured(tmp_path: Path) -> None:
+    """Proved: with the heartbeat begun after it, none comes, and after 15 minutes the supervisor would kill it."""
+    listening, theirs = os.pipe()
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("DURE_")}
+    environ |= {"PYTHONPATH": os.pathsep.join(sys.path), "DURE_HOME": str(tmp_path)}
+    environ |= {"DURE_REDIS_URL": "redis://127.0.0.1:1/0", "DURE_WORKER_HEARTBEAT_FD": str(theirs)}
+    command = [sys.executable, "-c", MEASURING]
+    with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, pass_fds=(theirs,)) as process:
+        os.close(theirs)
+        is_heard = bool(select.select([listening], [], [], DEADLINE_S)[0])
+        beat = Beat.last_of(os.read(listening, 1 << 16)) if is_heard else None
+        process.communicate()
+    os.close(listening)
+    assert process.returncode == 0
+    assert beat is not None
+    assert not beat.is_ready

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from dure import catalog
 from dure.settings import Settings
 from dure_worker.choice import measure
+from dure_worker.engines import GenerateRequest, Token
 from dure_worker.engines.scripted import ScriptedEngine
 from dure_worker.settings import WorkerSettings
 from model_desk import own_model
@@ -30,13 +33,31 @@ def test_figures_come_back_from_a_process_with_the_workers_own_settings() -> Non
     assert found.prefill_tokens_per_s > 0
 
 
-@pytest.mark.parametrize("num_slots", [1, 4])
-def test_all_slots_and_no_more_are_measured_together(num_slots: int) -> None:
-    """Proved: with one answer more than slots, one waits, and the figure is no longer that of all."""
-    engine = ScriptedEngine(num_slots=num_slots, token_s=0.02)
-    found = measure.speeds(engine, num_slots, 2048, seconds=0.5)
-    assert found.decode_all_tokens_per_s <= 50 * num_slots
-    assert found.decode_tokens_per_s <= 50
+class Counted(ScriptedEngine):
+    """Knows how many answers were wanted at once, at most."""
+
+    def __init__(self, num_slots: int) -> None:
+        super().__init__(num_slots=num_slots, token_s=0.05)
+        self.most = self._num_wanted = 0
+        self._counting = threading.Lock()
+
+    def generate(self, request: GenerateRequest) -> Generator[Token]:
+        with self._counting:
+            self._num_wanted += 1
+            self.most = max(self.most, self._num_wanted)
+        yield from super().generate(request)
+        with self._counting:
+            self._num_wanted -= 1
+
+
+@pytest.mark.parametrize("num_slots", [1, 3])
+def test_as_many_answers_are_measured_together_as_there_are_slots(num_slots: int) -> None:
+    """Proved: with one more it fails."""
+    engine = Counted(num_slots)
+    found = measure.speeds(engine, num_slots, 2048, seconds=1)
+    assert engine.most == num_slots
+    assert 0 < found.decode_tokens_per_s <= 20, "the pause bounds it"
+    assert 0 < found.decode_all_tokens_per_s <= 20 * num_slots
 
 
 def test_a_model_that_cannot_be_loaded_fails_with_the_engines_own_words(tmp_path: Path) -> None:
