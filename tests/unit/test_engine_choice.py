@@ -14,6 +14,7 @@ import pytest
 from dure import artifact, gguf
 from dure.budget import Budget
 from dure.cpu import Cpu
+from dure.gguf import TensorType
 from dure.heartbeat import Beat
 from dure.memory_plan import MIB
 from dure.settings import Settings
@@ -107,14 +108,25 @@ def test_where_the_machine_rules_it_out_neither_weights_nor_torch_are_touched(tm
     assert done.stdout.split() == ["llama", "False"]
 
 
-@pytest.mark.parametrize("value", ["exaone", "llama"])
-def test_a_model_that_ark_does_not_run_is_not_measured(settings: Settings, value: str) -> None:
-    """exaone: an architecture; llama: a vocabulary that is not byte-level."""
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("general.architecture", "exaone", "architecture exaone"),
+        ("tokenizer.ggml.model", "llama", "vocabulary"),
+        ("tokenizer.ggml.pre", "of another family", "vocabulary"),
+    ],
+)
+def test_a_model_that_ark_does_not_run_is_not_measured(settings: Settings, key: str, value: str, words: str) -> None:
     source = gguf.read(settings.models_dir / "mine" / artifact.WEIGHTS)
-    key = "general.architecture" if value == "exaone" else "tokenizer.ggml.model"
     other = replace(source, values=source.values | {key: replace(source.values[key], value=value)})
     assert rules.against_ark(source) == ""
-    assert rules.against_ark(other).startswith("ark does not")
+    assert words in rules.against_ark(other)
+
+
+def test_nor_is_one_whose_weights_ark_cannot_read(settings: Settings) -> None:
+    source = gguf.read(settings.models_dir / "mine" / artifact.WEIGHTS)
+    tensors = source.tensors | {gguf.EMBEDDING: replace(source.tensors[gguf.EMBEDDING], type=TensorType.Q2_K)}
+    assert "Q2_K" in rules.against_ark(replace(source, tensors=tensors))
 
 
 def test_an_engine_that_is_named_is_taken_as_it_is(settings: Settings) -> None:

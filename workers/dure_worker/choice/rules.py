@@ -11,7 +11,7 @@ from dure.gguf import Gguf
 from dure_worker.choice.record import Choice, Measured
 
 # By these the extra `torch` is known. Found, not imported: torch takes seconds and 200 MiB.
-_MODULES = ("torch", "auto_round_kernel", "tokenizers", "jinja2")
+_MODULES = ("torch", "auto_round_kernel", "numpy", "tokenizers", "jinja2")
 # Without them the kernels compute in fp32. With them they may do so all the same: that is why flags only rule out.
 _VNNI = {"avx512_vnni", "avx_vnni"}
 
@@ -34,10 +34,15 @@ def against_ark_here(cpu: Cpu, find: Finder = importlib.util.find_spec) -> str:
 
 
 def against_ark(source: Gguf) -> str:
-    """Why it does not run this model; '' if it does."""
+    """Why it does not run this model; '' if it does. Only where its packages are here."""
     if source.architecture not in engines.ARK:
         return f"ark does not run the architecture {source.architecture or '(none named)'}"
-    return "" if split_patterns.is_known(source) else "ark does not know how this model's vocabulary splits text"
+    if not split_patterns.is_known(source):
+        return "ark does not know how this model's vocabulary splits text"
+    from dure_worker.engines.ark.blocks import READABLE  # noqa: PLC0415 - numpy comes with the extra
+
+    kinds = {tensor.type for tensor in source.tensors.values() if len(tensor.shape) > 1} - set(READABLE)
+    return f"ark does not read weights of kind {', '.join(sorted(kind.name for kind in kinds))}" if kinds else ""
 
 
 def missing_for_ark(find: Finder = importlib.util.find_spec) -> list[str]:
