@@ -49,10 +49,15 @@ def in_a_process(settings: Settings, worker: WorkerSettings) -> Measured:
 
 def _measured(environ: dict[str, str], stdin: int) -> Measured:
     command = [sys.executable, "-P", "-m", "dure_worker.choice.measure"]
-    pipe = subprocess.PIPE
-    # A group of its own, to end what it has started in turn.
     with subprocess.Popen(
-        command, env=environ, stdin=stdin, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        command,
+        env=environ,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,  # to end with it what it has started in turn
     ) as process:
         try:
             said, complained = process.communicate(timeout=_WITHIN_S)
