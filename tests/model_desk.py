@@ -6,7 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from dure import catalog, gguf
+from dure import artifact, catalog, gguf
+from dure.artifact import Manifest
+from dure.catalog import CatalogModel
 from dure.gguf import Tensor, TensorType, Value, ValueType
 from support import DEADLINE_S, DURE
 
@@ -63,6 +65,16 @@ def make_model(path: Path, *, ballast_rows: int = 1, pre: str = "qwen2", rows: i
     )
     weights = b"".join(bytes(tensor.num_bytes) + gguf.padding(tensor.num_bytes, 32) for tensor in tensors)
     path.write_bytes(gguf.head(values, tensors) + weights)
+    return path
+
+
+def own_model(models_dir: Path, name: str) -> Path:
+    """That model of one layer, as `dure model add` would have placed it."""
+    folder = models_dir / name
+    folder.mkdir(parents=True)
+    path = make_model(folder / artifact.WEIGHTS)
+    model = CatalogModel(name, name, f"{name}.gguf", path.stat().st_size, catalog.sha256_of(path), "MIT")
+    artifact.write(folder, Manifest.of(gguf.read(path), model, "made here"))
     return path
 
 

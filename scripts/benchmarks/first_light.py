@@ -19,10 +19,11 @@ from dure import Client, catalog
 from dure.job import JobPayload, Message, Sampling
 from dure.settings import Settings
 from dure_worker.app import load_engine
+from dure_worker.choice.choosing import resolved
 from dure_worker.conversation.conversation import Conversation
 from dure_worker.engines import Engine, GenerateRequest
+from dure_worker.engines.timing import LONG_TEXT, Timing, in_parallel, timed
 from dure_worker.settings import WorkerSettings
-from dure_workshop.measure import LONG_TEXT, Timing, in_parallel, timed
 
 RESULT = Path("scripts/results/first-light.md")
 QUESTION = "두레가 무엇인지 한국어로 자세히 설명해 주세요."
@@ -156,7 +157,8 @@ def main() -> None:
     found: dict[str, float] = {}
     print(f"engine alone and whole road, {options.model}", flush=True)
     with Village(options.model, settings.models_dir) as village:
-        engine = load_engine(settings, WorkerSettings.read())
+        # What the village's worker chose: it measured, if that was needed.
+        engine = load_engine(settings, resolved(settings, WorkerSettings.read(), None))
         found |= measure_overhead(village, engine, options.repeats, options.max_tokens)
         engine.close()
         print("memory with all slots full", flush=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 from benchmarks import machine
 from dure_worker.engines import Engine
 from dure_worker.engines.llama import LlamaEngine
+from dure_worker.engines.timing import question, timed, together
 from dure_worker.settings import WorkerSettings
-from dure_workshop.measure import fill, prefill, question, timed, together
+from dure_workshop.measure import fill, prefill
 
 NUM_SLOTS, CONTEXT = 4, 2048
 

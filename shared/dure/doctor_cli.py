@@ -1,8 +1,10 @@
 """`dure doctor`: is this machine, and the Redis it uses, fit to serve?"""
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -15,8 +17,10 @@ from dure.catalog import CatalogModel
 from dure.cli_shared import JsonOption, RedisOption, cell, checking, plain_table, print_json, say
 from dure.doctor import machine, weights
 from dure.doctor.check import Check, Status, of_error, ok
+from dure.doctor.engine import check_engine
+from dure.engine_report import EngineReport
 from dure.errors import ModelError, SettingsError
-from dure.memory_plan import Plan
+from dure.memory_plan import Load, Plan
 from dure.settings import Settings
 
 _MARKS = {Status.OK: ("✓", "green"), Status.WARN: ("!", "bold yellow"), Status.BAD: ("✗", "bold red")}
@@ -28,6 +32,7 @@ _KOREAN = {
     "port": "포트",
     "embedded server": "내장 서버",
     "model": "모델",
+    "engine": "엔진",
     "redis rules": "Redis 규칙",
     "redis disk": "Redis 기록",
     "redis memory": "Redis 메모리",
@@ -60,9 +65,11 @@ def doctor(
         "--web-port (DURE_GATEWAY_WEB_PORT)": (host, web_port),
         "--flower-port": ("127.0.0.1", flower_port),
     }
+    engine = _engine(served)
     checks = [
-        *_machine_checks(settings, served, ports),
+        *_machine_checks(settings, served, engine, ports),
         _model_check(settings, served, quick=quick),
+        *_engine_checks(settings, engine),
         *_redis_checks(redis, settings.model),
     ]
     if as_json:
@@ -75,7 +82,10 @@ def doctor(
 
 
 def _machine_checks(
-    settings: Settings, served: CatalogModel | None, ports: dict[str, tuple[str, int]]
+    settings: Settings,
+    served: CatalogModel | None,
+    engine: EngineReport | SettingsError | None,
+    ports: dict[str, tuple[str, int]],
 ) -> Iterator[Check]:
     running = run_file.read(settings.home)
     own_ports = machine.ports_of(running.pid) | {running.port} if running else set()
@@ -83,21 +93,41 @@ def _machine_checks(
     yield machine.check_packages()
     yield machine.check_home(settings.home)
     yield machine.check_disk(settings.home, weights.fetch_bytes(settings.models_dir, served))
-    yield machine.check_memory(machine.measured_memory(), _planned(settings, served), is_serving=running is not None)
+    planned = _planned(settings, served, engine if isinstance(engine, EngineReport) else None)
+    yield machine.check_memory(machine.measured_memory(), planned, is_serving=running is not None)
     yield machine.check_cpu(*machine.measured_cpu())
     for option, (host, port) in ports.items():
         yield machine.check_port(option, host, port, own_ports, machine.is_dure_port)
 
 
-def _planned(settings: Settings, served: CatalogModel | None) -> Plan | None:
-    """With a worker's usual slots and context; None without weights, or where they cannot be read (said elsewhere)."""
+def _engine(served: CatalogModel | None) -> EngineReport | SettingsError | None:
+    """None: the scripted model. An error: with these settings no worker would start."""
+    try:
+        return EngineReport.of_worker(served.name) if served else None
+    except SettingsError as error:
+        return error
+
+
+def _engine_checks(settings: Settings, engine: EngineReport | SettingsError | None) -> Iterator[Check]:
+    if isinstance(engine, SettingsError):
+        yield of_error("engine", engine)
+    elif engine is not None:
+        yield check_engine(engine, settings.models_dir / settings.model)
+
+
+def _planned(settings: Settings, served: CatalogModel | None, engine: EngineReport | None) -> Plan | None:
+    """The larger one where the engine is not chosen yet; None without weights, or where they cannot be read (said
+    elsewhere).
+    """
     if served is None:
         return None
-    try:
-        found = model_names.subject(served.name, settings.models_dir)
-    except ModelError:
-        return None
-    return memory_plan.plan(found.weights_bytes, found.shape)
+    load = engine.load if engine else Load()
+    plans = []
+    for name in engine.possible if engine else ["llama"]:
+        with contextlib.suppress(ModelError):
+            found = model_names.subject(served.name, settings.models_dir, name)
+            plans.append(memory_plan.plan(found.weights_bytes, found.shape, replace(load, engine=name)))
+    return max(plans, key=lambda plan: plan.rss, default=None)
 
 
 def _model_check(settings: Settings, served: CatalogModel | None, *, quick: bool) -> Check:

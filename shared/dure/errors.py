@@ -2,6 +2,7 @@
 
 DureError
 ├── SettingsError          a setting is unknown, malformed or impossible
+│   └── EngineMissing      the packages of the named engine are not installed
 ├── ModelError             the model cannot be had or is not what it should be
 │   ├── ModelUnknown       no such name in the catalogue
 │   ├── ModelMissing       known, but not on this machine
@@ -27,6 +28,10 @@ class DureError(Exception):
 
 
 class SettingsError(DureError):
+    pass
+
+
+class EngineMissing(SettingsError):
     pass
 
 

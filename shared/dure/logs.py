@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 _FIELDS = (
     "action", "job_id", "worker", "attempt", "seconds", "reason", "cause", "rss_mib", "limit_mib", "num_slots",
-    "context",
+    "context", "engine", "figures",
 )  # fmt: skip
 
 

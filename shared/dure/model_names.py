@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dure import artifact, catalog, gguf, known_models, memory_plan
+from dure import artifact, catalog, engines, gguf, known_models, memory_plan
 from dure.catalog import CatalogModel
-from dure.errors import ModelMissing, ModelUnknown
+from dure.errors import ModelMissing, ModelUnknown, ModelUnsupported
 from dure.memory_plan import Shape
 
 
@@ -20,17 +20,28 @@ class Subject:
     licence: str = ""
 
 
-def subject(name: str, models_dir: Path) -> Subject:
-    """Raises ModelUnknown with the nearest name, ModelMissing, ModelCorrupt."""
+def subject(name: str, models_dir: Path, engine: str = "llama") -> Subject:
+    """With the weights as that engine holds them; another than llama needs the file.
+
+    Raises ModelUnknown with the nearest name, ModelMissing, ModelCorrupt, ModelUnsupported.
+    """
     model = listed(models_dir).get(name)
     if model is None and not is_path(name):
-        return known_subject(name)
+        found = known_subject(name)
+        if engine != "llama":
+            raise ModelMissing(f"{name} is not on this machine: --engine {engine} plans only what is here")
+        return found
     path = catalog.weights_path(models_dir, model) if model else Path(name)
     if model and not path.is_file():
-        if name not in known_models.CATALOGUE_SHAPES:
+        if name not in known_models.CATALOGUE_SHAPES or engine != "llama":
             raise ModelMissing(f"{name} is not on this machine: run `dure model fetch {name}`, then plan it")
         return subject_by_shape(model, "known shape; the file is not here / 파일은 아직 없습니다")
-    weights, shape = memory_plan.of_gguf(described(path))
+    source = described(path)
+    if engine != "llama" and engine not in engines.that_run(source.architecture):
+        raise ModelUnsupported(
+            f"{name} is {source.architecture}, which the {engine} engine does not run: plan --engine llama"
+        )
+    weights, shape = memory_plan.of_gguf(source, engine)
     return Subject(name, weights, shape, str(path), model.licence if model else "")
 
 

@@ -1,6 +1,7 @@
 """`dure model plan` and `recommend`: what fits into a box."""
 
 from dataclasses import asdict, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from dure import catalog, known_models, machine_memory, model_names
 from dure.budget import LEAST_CONTEXT, Budget
 from dure.cli_shared import JsonOption, cell, plain_table, print_json, say
+from dure.engine_report import EngineReport
 from dure.errors import SettingsError
 from dure.known_models import KnownModel
 from dure.memory_plan import MIB, Load, Plan
@@ -41,6 +43,21 @@ EditorOption = Annotated[
 ]
 
 
+class Engine(StrEnum):
+    AUTO = "auto"
+    LLAMA = "llama"
+    ARK = "ark"
+
+
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        help="As which engine would hold it. auto: the one that a worker would take here; llama where that is not "
+        "known, or with --ram, where the box may be another."
+    ),
+]
+
+
 def model_plan(
     model: Annotated[str, typer.Argument(help="A name in the catalogue, a .gguf file, or a known model.")],
     ram: RamOption = None,
@@ -48,24 +65,38 @@ def model_plan(
     context: ContextOption = 2048,
     prompt_cache: CacheOption = 64,
     editor: EditorOption = False,
+    engine: EngineOption = Engine.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """What a worker with this model will hold in memory at its peak, whether it fits, and what to change if not."""
-    found = model_names.subject(model, Settings.read().models_dir)
+    models_dir = Settings.read().models_dir
+    name = _taken(model, models_dir, is_other_box=ram is not None) if engine is Engine.AUTO else engine.value
+    found = model_names.subject(model, models_dir, name)
     box = _box(ram)
-    load = Load(slots, context, prompt_cache * MIB, editor)
+    load = Load(slots, context, prompt_cache * MIB, editor, name)
     plan = box.plan(found.weights_bytes, found.shape, load)
     advice = [] if box.holds(plan) else _advice(found, load, box)
     if as_json:
-        print_json(_plan_json(found, plan, box) | {"slots": slots, "context": context, "advice": advice})
+        print_json(
+            _plan_json(found, plan, box) | {"engine": name, "slots": slots, "context": context, "advice": advice}
+        )
         return
     Console().print(_plan_table(plan))
-    say(f"\n{found.name}, {slots} × {context}: {found.source}")
+    say(f"\n{found.name}, {name}, {slots} × {context}: {found.source}")
     say(_verdict(plan, box))
     for line in advice:
         say(f"→ {line}")
     if not editor:
         say("한국어 편집기는 아직 Kiwi를 쓰지 않습니다. / The Korean editor does not use Kiwi yet: 0 without --editor.")
+
+
+def _taken(model: str, models_dir: Path, *, is_other_box: bool) -> str:
+    """The engine that a worker would take on this machine, as far as it is known."""
+    listed = model_names.listed(models_dir).get(model)
+    if is_other_box or listed is None or not catalog.weights_path(models_dir, listed).is_file():
+        return "llama"
+    taken = EngineReport.of_worker(model).engine
+    return taken if taken in list(Engine) and taken != Engine.AUTO else "llama"
 
 
 def model_recommend(

@@ -5,13 +5,14 @@ import pty
 import struct
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from dure import catalog, gguf, known_models, run_file
-from model_desk import SMALL, Desk, disguised, make_model
+from model_desk import SMALL, Desk, disguised, make_model, own_model
 from support import DEADLINE_S, DURE
 
 GIB = 1 << 30
@@ -42,6 +43,31 @@ def test_a_plan_in_json_has_the_parts_their_sum_and_a_verdict(desk: Desk) -> Non
     assert found["margin_bytes"] == pytest.approx(found["plan_rss_bytes"] * 0.1, abs=1)
     assert (found["fits"], found["ram_bytes"]) == (True, 3 * 10**9)
     assert found["kv_cache_bytes"] == 2 * 1024 * 32 * 2 * 8 * 128 * 2
+
+
+def test_a_plan_is_of_the_engine_that_is_named_else_of_the_one_that_would_serve(desk: Desk) -> None:
+    own_model(desk.home / "models", "mine")
+    llama, ark = (desk.json("plan", "mine", "--ram", "3GB", "--engine", name) for name in ("llama", "ark"))
+    assert (llama["engine"], ark["engine"]) == ("llama", "ark")
+    assert ark["engine_bytes"] > llama["engine_bytes"], "torch"
+    assert desk.json("plan", "mine")["engine"] in {"llama", "ark"}
+
+
+@pytest.mark.skipif(find_spec("auto_round_kernel") is None, reason="auto-round-lib has no build for this machine")
+def test_a_plan_for_this_machine_is_of_the_engine_that_its_settings_name(desk: Desk) -> None:
+    own_model(desk.home / "models", "mine")
+    ark = desk.json("plan", "mine", "--engine", "ark")
+    named = desk.json("plan", "mine", DURE_WORKER_ENGINE="ark")
+    assert (named["engine"], named["plan_rss_bytes"]) == ("ark", ark["plan_rss_bytes"])
+    assert desk.json("plan", "mine", "--ram", "3GB", DURE_WORKER_ENGINE="ark")["engine"] == "llama", "another box"
+
+
+def test_ark_is_only_planned_of_a_file_that_it_runs(desk: Desk, tmp_path: Path) -> None:
+    assert f"dure model fetch {SMALL.name}" in desk.refused("plan", SMALL.name, "--engine", "ark")
+    assert "not on this machine" in desk.refused("plan", "gemma-3-1b", "--engine", "ark")
+    other = make_model(tmp_path / "other.gguf")
+    other.write_bytes(other.read_bytes().replace(b"qwen2.", b"gemma.").replace(b"qwen2", b"gemma", 1))
+    assert "--engine llama" in desk.refused("plan", other, "--engine", "ark")
 
 
 def test_every_known_model_can_be_planned_though_none_is_here(desk: Desk) -> None:

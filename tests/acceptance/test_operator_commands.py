@@ -22,6 +22,7 @@ from dure.events import Draft, EventType
 from dure.job import JobError, JobPayload, JobState, LossCause, Message, Usage
 from dure.job_store import Claim, JobStore, Outcome
 from dure.worker_registry import WorkerInfo, WorkerRegistry
+from model_desk import own_model
 from support import DEADLINE_S, DURE, Stack, Valkey, free_port, new_job, stop, wait_for
 
 QUESTION, ANSWER = "비밀스러운 질문입니다", "비밀스러운 대답입니다"
@@ -743,6 +744,22 @@ def test_a_damaged_model_is_bad_and_a_missing_one_is_not(desk: Desk) -> None:
     found = checks(desk, "--model", name, status=1)["model"]
     assert "4 bytes" in found["found"]
     assert f"dure model fetch {name}" in found["remedy"]
+
+
+def test_the_doctor_says_which_engine_a_worker_would_take_and_why(desk: Desk) -> None:
+    """Of a model that is here; what decides on `auto` depends on the machine."""
+    own_model(Path(desk.environ["DURE_HOME"]) / "models", "mine")
+    found = checks(desk, "--model", "mine")["engine"]
+    assert found["status"] == "ok"
+    assert found["found"].startswith(("llama: ", "not chosen yet: "))
+    assert len(found["found"]) > len("not chosen yet: ")
+    named = checks(desk, "--model", "mine", DURE_WORKER_ENGINE="llama")["engine"]
+    assert named["found"] == "llama: named by DURE_WORKER_ENGINE"
+    wrong = checks(desk, "--model", "mine", status=1, DURE_WORKER_ENGINE="fastest")["engine"]
+    assert wrong["status"] == "bad"
+    assert "DURE_WORKER_ENGINE" in wrong["found"]
+    assert "'llama'" in wrong["remedy"]
+    assert "engine" not in checks(desk), "the scripted model has no choice"
 
 
 @pytest.mark.weights

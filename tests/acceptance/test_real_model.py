@@ -1,11 +1,14 @@
-"""The whole road with real weights: the 0.5B answers through Redis and Celery."""
+"""The whole road with real weights: the 0.5B answers through Redis and Celery, in the engine that `auto` takes."""
 
+import json
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dure.cpu import Cpu
+from dure.worker_registry import WorkerRegistry
 from support import Stack, assert_ended_once, events
 
 pytestmark = pytest.mark.weights
@@ -19,7 +22,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Iterat
         stack.environ |= {
             "DURE_HOME": str(small_model.parents[2]),
             "DURE_MODEL": small_model.parent.name,
-            "DURE_WORKER_ENGINE": "llama",
+            "DURE_WORKER_ENGINE": "auto",
             "DURE_WORKER_SLOTS": "2",
             "DURE_WORKER_CONTEXT": "512",
         }
@@ -47,6 +50,17 @@ def test_the_founding_documents_question_gets_a_korean_answer(stack: Stack) -> N
     assert unicodedata.is_normalized("NFC", reply)
     assert_ended_once(stack.store, str(data["job_id"]), "done")
     assert {event.worker for event in events(stack.store, str(data["job_id"])) if event.worker} == {"real"}
+
+
+def test_the_engine_that_was_taken_is_announced_and_its_reason_logged_once(stack: Stack) -> None:
+    [worker] = [each for each in WorkerRegistry(stack.store.redis).live() if each.name == "real"]
+    lines = [
+        json.loads(line) for line in stack.log("real").read_text("utf-8").splitlines() if '"worker.engine"' in line
+    ]
+    assert [line["engine"] for line in lines] == [worker.engine]
+    assert lines[0]["reason"]
+    if not Cpu.here().flags & {"avx512_vnni", "avx_vnni"}:
+        assert worker.engine == "llama"
 
 
 def test_a_conversation_longer_than_the_context_goes_on(stack: Stack) -> None:

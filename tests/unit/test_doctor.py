@@ -14,6 +14,7 @@ from dure import catalog, memory_plan, model_names
 from dure.catalog import CatalogModel, Trimming
 from dure.doctor import machine, weights
 from dure.doctor.check import Check, Status, of_error
+from dure.doctor.engine import check_engine
 from dure.doctor.machine import Memory
 from dure.doctor.redis_server import (
     ServerVersion,
@@ -26,8 +27,9 @@ from dure.doctor.redis_server import (
     judge_workers,
 )
 from dure.embedded_redis import find_server
+from dure.engine_report import EngineReport
 from dure.errors import SettingsError
-from dure.memory_plan import Plan
+from dure.memory_plan import Load, Plan
 from dure.redis_policy import Durability
 from dure.worker_registry import WorkerInfo
 
@@ -348,3 +350,18 @@ def test_a_cluster_without_workers_for_the_model_is_a_warning() -> None:
 def test_quarantined_jobs_are_a_warning_and_waiting_ones_are_not() -> None:
     assert judge_jobs(5, 2, 0).status == "ok"
     assert_has_remedy(judge_jobs(0, 0, 1), "warn", "1 quarantined", "dure jobs list --state quarantined")
+
+
+def engine_report(engine: str, failure: str = "") -> EngineReport:
+    measured = {"llama": {"failure": ""}, "ark": {"failure": failure}} if failure else {}
+    return EngineReport(engine, "because", measured, Load(engine=engine))
+
+
+def test_the_engine_is_told_with_its_reason_and_a_failed_candidate_with_a_remedy(tmp_path: Path) -> None:
+    for report in (engine_report("llama"), engine_report("ark"), engine_report("auto")):
+        check = check_engine(report, tmp_path)
+        assert check.status == "ok"
+        assert "because" in check.found
+    assert "not chosen yet" in check_engine(engine_report("auto"), tmp_path).found
+    failed = check_engine(engine_report("llama", "killed by SIGILL"), tmp_path)
+    assert_has_remedy(failed, "warn", "llama", f"rm '{tmp_path / 'engine.json'}'")

@@ -5,7 +5,7 @@ import sys
 from typing import NoReturn
 
 from dure import logs
-from dure.errors import DureError, ModelError, SettingsError
+from dure.errors import DureError, EngineMissing, ModelError, SettingsError
 from dure.settings import Settings
 from dure_worker.app import run_worker
 from dure_worker.settings import WorkerSettings
@@ -19,7 +19,7 @@ def main() -> None:
     logs.configure(settings.log_level)
     try:
         is_short_of_memory = run_worker(settings, worker)
-    except ModelError as error:
+    except (ModelError, EngineMissing) as error:
         _end(error, os.EX_CONFIG)
     except DureError as error:
         # Somebody may set Redis right in the meantime: worth another start.

@@ -13,13 +13,14 @@ from celery.signals import worker_shutting_down
 
 from dure import artifact, broker, catalog, keys
 from dure.budget import Budget
-from dure.errors import EngineError
 from dure.heartbeat import Beat
 from dure.job_store import JobStore, connect
 from dure.redis_policy import inspect_server
 from dure.settings import Settings
 from dure.worker_registry import WorkerRegistry
 from dure_worker.budget import limit_mib, within_budget
+from dure_worker.choice import rules
+from dure_worker.choice.choosing import resolved
 from dure_worker.engines import Engine
 from dure_worker.heartbeat import Heartbeat
 from dure_worker.lifecycle import Lifecycle
@@ -41,10 +42,11 @@ def run_worker(settings: Settings, worker: WorkerSettings) -> bool:
     inspect_server(client)
     threading.excepthook = _end_process
     here = Budget.here(worker.num_sharing)
-    worker = with_budget(settings, worker, here)
     limit = limit_mib(worker, here)
     loading = Beat(is_ready=False, memory_mib=limit, hung_after_s=worker.hung_after_s)
+    # From here on: measuring engines, and packing weights for one, takes minutes that must not look like a hang.
     heartbeat = Heartbeat(worker.heartbeat_fd, lambda: loading)
+    worker = with_budget(settings, resolved(settings, worker, here), here)
     engine = load_engine(settings, worker)
     log.info("model loaded: %s", engine.info.model, extra={"action": "worker.loaded", "worker": worker.name})
     store = JobStore(client)
@@ -79,7 +81,7 @@ def with_budget(settings: Settings, worker: WorkerSettings, here: Budget | None)
 
 
 def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
-    """Raises ModelMissing, ModelUnknown, EngineError."""
+    """The engine must be `resolved`. Raises ModelMissing, ModelUnknown, EngineMissing, EngineError."""
     if _is_scripted(settings, worker):
         from dure_worker.engines.scripted import ScriptedEngine  # noqa: PLC0415
 
@@ -109,10 +111,9 @@ def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
 
 
 def _ark(weights: Path, settings: Settings, worker: WorkerSettings) -> Engine:
-    try:
-        from dure_worker.engines.ark.engine import ArkEngine  # noqa: PLC0415
-    except ImportError as error:
-        raise EngineError(f"the ark engine needs more packages ({error.name}): pip install 'dure[torch]'") from None
+    rules.require_ark()
+    from dure_worker.engines.ark.engine import ArkEngine  # noqa: PLC0415 - not everybody has torch
+
     return ArkEngine(
         weights, settings.model, num_slots=worker.slots, context=worker.context, num_threads=worker.num_threads
     )

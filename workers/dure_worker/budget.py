@@ -6,7 +6,8 @@ from pathlib import Path
 
 from dure import budget, gguf, memory_plan
 from dure.budget import Budget
-from dure.memory_plan import MIB, Load
+from dure.gguf import Gguf
+from dure.memory_plan import MIB, Load, Plan
 from dure_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -17,15 +18,10 @@ def within_budget(worker: WorkerSettings, weights: Path, here: Budget | None) ->
 
     here: None where the machine does not tell its memory, as macOS; nothing is checked then.
     """
-    # A mapped file's pages are the system's to drop: they are planned for all the same, since without them in memory
-    # every token waits for the disk.
-    num_bytes, shape = memory_plan.of_gguf(gguf.read(weights), worker.engine)
-    wanted = Load(worker.slots, worker.context, worker.prompt_cache_mib * MIB, engine=worker.engine)
-    here = _limited(here, worker.memory_mib)
+    here = limited(here, worker.memory_mib)
     if here is None:
         return worker
-    load = (budget.fitted(here, num_bytes, shape, wanted) if worker.fit else None) or wanted
-    plan = budget.require(here, num_bytes, shape, load)
+    load, plan = planned(worker, gguf.read(weights), here)
     log.info(
         "planned: %d MiB at its peak, of %d (%s)",
         plan.rss // MIB,
@@ -34,6 +30,16 @@ def within_budget(worker: WorkerSettings, weights: Path, here: Budget | None) ->
         extra={"action": "worker.plan", "num_slots": load.slots, "context": load.context},
     )
     return replace_load(worker, load)
+
+
+def planned(worker: WorkerSettings, source: Gguf, here: Budget) -> tuple[Load, Plan]:
+    """What it is to do at once, with `fit` perhaps less than wanted, and what that takes. Raises PlanTooLarge."""
+    # A mapped file's pages are the system's to drop: they are planned for all the same, since without them in memory
+    # every token waits for the disk.
+    num_bytes, shape = memory_plan.of_gguf(source, worker.engine)
+    wanted = Load(worker.slots, worker.context, worker.prompt_cache_mib * MIB, engine=worker.engine)
+    load = (budget.fitted(here, num_bytes, shape, wanted) if worker.fit else None) or wanted
+    return load, budget.require(here, num_bytes, shape, load)
 
 
 def replace_load(worker: WorkerSettings, load: Load) -> WorkerSettings:
@@ -48,7 +54,7 @@ def limit_mib(worker: WorkerSettings, here: Budget | None) -> int:
     return min(worker.memory_mib, max(1, here.worker // MIB))
 
 
-def _limited(here: Budget | None, memory_mib: int) -> Budget | None:
+def limited(here: Budget | None, memory_mib: int) -> Budget | None:
     """Nobody should be promised what the supervisor would kill for."""
     if here is None or not memory_mib or here.worker <= memory_mib * MIB:
         return here

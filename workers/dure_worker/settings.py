@@ -19,9 +19,10 @@ class WorkerSettings(SectionSettings):
         default_factory=lambda: f"{_safe(socket.gethostname())}-{os.getpid()}",
         description="Unique in the cluster: a worker that starts under the name of a live one takes its queue.",
     )
-    engine: Literal["llama", "ark", "scripted"] = Field(
-        default="llama",
-        description="What computes the answers. llama: on every CPU. ark (dure[torch]): on x86 with AVX512-VNNI.",
+    engine: Literal["auto", "llama", "ark", "scripted"] = Field(
+        default="auto",
+        description="What computes the answers. llama: on every CPU. ark (dure[torch]): on x86 with AVX512-VNNI. "
+        "auto: ark where the CPU allows it and a measurement at the first start finds it clearly faster, else llama.",
     )
     slots: int = Field(default=4, ge=1, le=64, description="Answers generated at once; further jobs wait in the queue.")
     context: int = Field(

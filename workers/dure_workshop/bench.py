@@ -7,8 +7,6 @@ is the cold start: the file lies in the page cache, nothing else of the model do
 import datetime as dt
 import json
 import os
-import platform
-import re
 import subprocess
 import sys
 import time
@@ -19,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from dure import artifact, gguf, memory_plan
+from dure.cpu import Cpu
 from dure.errors import EngineError, ModelMissing
 from dure.memory_plan import Load
 from dure.settings import Settings
@@ -68,9 +67,5 @@ def _measured(path: Path, worker: WorkerSettings, repeats: int) -> dict[str, Any
 
 def cpu_name() -> str:
     """The processor's own name, else the kind of machine."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else f"{platform.machine()} ({os.cpu_count()} cores)"
+    cpu = Cpu.here()
+    return cpu.name or f"{cpu.machine} ({os.cpu_count()} cores)"

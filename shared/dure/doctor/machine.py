@@ -18,6 +18,7 @@ import httpx
 
 from dure import machine_memory
 from dure.budget import Budget
+from dure.cpu import Cpu
 from dure.doctor.check import Check, Remedy, bad, gb, gib, of_error, ok, warn
 from dure.errors import SettingsError
 from dure.machine_memory import Memory
@@ -119,11 +120,10 @@ def check_memory(memory: Memory | None, planned: Plan | None, *, is_serving: boo
 
 def check_cpu(cpuinfo: str, machine: str, num_cores: int) -> Check:
     """cpuinfo: /proc/cpuinfo, empty where there is none."""
-    flags = set(_field(cpuinfo, "flags").split())
-    fast = sorted(flags & {"avx2", "avx_vnni", "avx512f", "avx512_vnni"})
-    name = _field(cpuinfo, "model name") or machine
-    found = ", ".join([name, f"{num_cores} core{'s' if num_cores > 1 else ''}", *fast])
-    if machine in {"x86_64", "AMD64"} and flags and "avx2" not in flags:
+    cpu = Cpu.of(cpuinfo, machine)
+    fast = sorted(cpu.flags & {"avx2", "avx_vnni", "avx512f", "avx512_vnni"})
+    found = ", ".join([cpu.name or machine, f"{num_cores} core{'s' if num_cores > 1 else ''}", *fast])
+    if cpu.is_x86 and cpu.flags and "avx2" not in cpu.flags:
         return warn(
             "cpu",
             f"{found}, no avx2",
@@ -221,11 +221,3 @@ def _nearest(folder: Path) -> Path:
     """The folder, or what exists on the way to it."""
     # Not Path.exists, which raises where a folder on the way may not be entered.
     return next((path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK)), folder)
-
-
-def _field(cpuinfo: str, name: str) -> str:
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return ""

@@ -7,10 +7,11 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from dure import split_patterns
 from dure.errors import BadRequest, ModelUnsupported
 from dure.gguf import CONTROL, NORMAL, USER_DEFINED, Gguf
 from dure.job import Message
-from dure.split_patterns import PATTERNS
+from dure.split_patterns import PATTERNS, SENTENCEPIECE
 from dure_worker.engines.control_tokens import ControlTokens, control_tokens
 from dure_worker.engines.pieces import pieces
 
@@ -31,9 +32,14 @@ class ChatTokenizer:
 
     def __init__(self, source: Gguf) -> None:
         kind = source.get("tokenizer.ggml.model")
+        if not split_patterns.is_known(source):
+            raise ModelUnsupported(
+                f"{source.path.name}: the ark engine does not know how its vocabulary splits text "
+                f"({source.get('tokenizer.ggml.pre') or 'no name'}): serve it with DURE_WORKER_ENGINE=llama"
+            )
         names: list[str] = source.get("tokenizer.ggml.tokens")
         kinds: list[int] = source.get("tokenizer.ggml.token_type") or [NORMAL] * len(names)
-        self._tokenizer = _sentencepiece(source, names) if kind == "llama" else _byte_level(source, names)
+        self._tokenizer = _sentencepiece(source, names) if kind == SENTENCEPIECE else _byte_level(source, names)
         self.pieces = pieces(source)
         self._tokenizer.add_special_tokens(
             [
@@ -45,7 +51,7 @@ class ChatTokenizer:
         self._control = ControlTokens(control_tokens(source))
         begin, end = (source.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
         # Where the file does not say: SentencePiece's put their beginning before a text (llama.cpp's llama-vocab.cpp).
-        self._begin = begin if source.get("tokenizer.ggml.add_bos_token", kind == "llama") else None
+        self._begin = begin if source.get("tokenizer.ggml.add_bos_token", kind == SENTENCEPIECE) else None
         self._names = {"bos_token": _name(names, begin), "eos_token": _name(names, end)}
         self._template = _environment().from_string(source.get("tokenizer.chat_template") or _CHATML)
         self.ends = frozenset(
@@ -76,11 +82,6 @@ class ChatTokenizer:
 
 def _byte_level(source: Gguf, names: list[str]) -> Tokenizer:
     pre = source.get("tokenizer.ggml.pre", "")
-    if source.get("tokenizer.ggml.model") != "gpt2" or pre not in PATTERNS:
-        raise ModelUnsupported(
-            f"{source.path.name}: the ark engine does not know how its vocabulary splits text "
-            f"({pre or 'no name'}): serve it with DURE_WORKER_ENGINE=llama"
-        )
     merges = source.get("tokenizer.ggml.merges", [])
     pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     found = Tokenizer(models.BPE(vocab=_numbers(names), merges=pairs, ignore_merges=pre == "llama-bpe"))
