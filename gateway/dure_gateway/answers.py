@@ -79,4 +79,7 @@ def _failure(job: JobRecord) -> Problem:
     code = job.error.code if job.error else "unknown"
     if known := _FAILURES.get(code):
         return Problem(*known)
+    if job.error and code == "bad_request":
+        # Only the worker knows its model: its tokens, for one.
+        return Problem(422, Text.INVALID, values={"reason": job.error.message})
     return Problem(502, Text.JOB_FAILED, values={"reason": code, "job_id": job.id})

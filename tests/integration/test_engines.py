@@ -231,7 +231,7 @@ def test_logit_bias_of_no_token_or_against_all_is_a_bad_request(real_engine: Eng
 def test_dry_holds_back_what_would_repeat_a_run_again(real_engine: Engine) -> None:
     said = "하나 둘 셋, 하나 둘 셋, 하나 둘 셋, 하나 둘"
     still = Sampling(temperature=0, repetition_penalty=1)
-    request = ask("숫자를 세어 주세요.", 2, prefix=said, sampling=still)
+    request = ask("숫자를 세어 주세요.", 6, prefix=said, sampling=still)
     assert run(real_engine, request)[0].startswith(" 셋")
     held_back = replace(request, sampling=replace(still, dry_multiplier=5.0))
     assert not run(real_engine, held_back)[0].startswith(" 셋")

@@ -37,6 +37,14 @@ def test_a_failure_is_told_in_the_readers_language_with_the_jobs_own_code(code: 
     assert korean["message"] != english["message"]
 
 
+@pytest.mark.parametrize("language", ["ko", "en"])
+def test_what_only_the_worker_could_refuse_is_told_with_its_reason(language: str) -> None:
+    error = job_error(failed("bad_request"), language)
+    assert error is not None
+    assert "안에서 쓰는 말" in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
 def test_a_cancelled_answer_says_so_as_its_finish_reason() -> None:
     answer = chat_answer(record(state="cancelled", finished="2000"), Style.CASUAL)
     assert (answer["finish_reason"], answer["reply"], answer["style"]) == ("cancelled", "", "casual")
@@ -50,10 +58,11 @@ def test_a_cancelled_answer_says_so_as_its_finish_reason() -> None:
         (failed("context_overflow"), 422),
         (failed("deadline"), 504),
         (failed("expired"), 504),
+        (failed("bad_request"), 422),
         (failed("internal"), 502),
         (record(state="failed", finished="2000"), 502),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_a_job_without_an_answer_has_the_status_of_its_end(job: JobRecord | None, status: int) -> None:
     with pytest.raises(Problem) as caught:
