@@ -26,9 +26,7 @@ _WINDOW = 512
 Make = Callable[[str, torch.Tensor], Linear]
 
 
-def run(
-    source: Gguf, config: DecoderConfig, vectors: dict[str, torch.Tensor], embedding: Codes, make: Make
-) -> None:
+def run(source: Gguf, config: DecoderConfig, vectors: dict[str, torch.Tensor], embedding: Codes, make: Make) -> None:
     """vectors: norms and the like, by their names in a packed file. Calls make(name, inputs) once for each matrix."""
     from dure_worker.engines.ark.loading import decoder  # noqa: PLC0415 - it imports what packs
 

@@ -106,7 +106,7 @@ class _Packing:
             np.concatenate([each.codes for each in found]), np.concatenate([each.scales for each in found]), None, bits
         )
         given = [bias for bias in biases if bias is not None]
-        return self._add(target, Linear.packed(whole, torch.cat(given) if given else None))
+        return self._add(target, Linear.packed(whole.merged(), torch.cat(given) if given else None))
 
     def _add(self, name: str, found: Linear) -> Linear:
         self._writer.add(name, found.blob)
