@@ -109,10 +109,10 @@ def test_both_engines_compute_from_it_what_it_means(tmp_path: Path, kind: str) -
     """Llama's rows change places."""
     torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
     pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
-    from dure_worker.engines.ark.attention import Segment  # noqa: PLC0415
-    from dure_worker.engines.ark.kv_cache import KvCache  # noqa: PLC0415
-    from dure_worker.engines.ark.loading import load  # noqa: PLC0415
-    from dure_workshop.hidden_states import HiddenStates  # noqa: PLC0415
+    from dure_worker.engines.ark.attention import Segment
+    from dure_worker.engines.ark.kv_cache import KvCache
+    from dure_worker.engines.ark.loading import load
+    from dure_workshop.hidden_states import HiddenStates
 
     quantized = Quantized(GPTQ, kind=kind)
     source = converted(quantized, tmp_path)

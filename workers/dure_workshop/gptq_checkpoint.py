@@ -1,4 +1,4 @@
-"""Matrices of checkpoints that GPTQ or AutoRound quantized, as blocks of GGUF: every weight stays the number that it was.
+"""Matrices of checkpoints that GPTQ or AutoRound quantized, as blocks of GGUF: each weight stays the number it was.
 
 A weight is (code - zero point) * scale. The difference fits into a Q4_0 code where the zero point is the middle, into a
 Q5_0 code where it is another, and into a Q8_0 code with 8 bits; scales are of 16 bits in both formats, and a group's is
@@ -78,7 +78,7 @@ class Matrix:
         differences, scales = self._numbers()
         if order is not None:
             differences, scales = differences[order], scales[order]
-        rows, inputs = differences.shape
+        inputs = differences.shape[1]
         halves = scales.astype("<f2")
         if not np.isfinite(scales).all() or not np.array_equal(halves.astype(np.float32), scales):
             raise ModelCorrupt(f"{self._name}: its scales are no numbers, or none of 16 bits: take it again")
