@@ -30,6 +30,8 @@ RECIPES = {
     "as in the file": AS_IN_THE_FILE,
     "int8, group 32": Recipe(8, 32),
     "int5, group 32": Recipe(5, 32),
+    "int5, group 64, importance": Recipe(5, 64, method="importance"),
+    "int5, group 64, GPTQ": Recipe(5, 64, method="gptq"),
     "int4, group 32": Recipe(4, 32),
     "int4, group 32, importance": Recipe(4, 32, method="importance"),
     "int4, group 32, GPTQ": Recipe(4, 32, method="gptq"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from dure_worker.engines.ark.blocks import Codes
+from dure_worker.engines.ark.blocks import Codes, Floats
 
 _TRIES = 16
 # Of the largest weight's own scale.
@@ -22,6 +22,11 @@ Fit = tuple[torch.Tensor, torch.Tensor]
 def fitted(found: Codes, bits: int, group: int, importance: torch.Tensor | None = None) -> Codes:
     """Importance (k) of each input, such as its mean square. Returns codes without minima."""
     return joined([fit(piece, bits, group, importance) for piece in pieces(found)], bits)
+
+
+def fitted_floats(numbers: Floats, bits: int, group: int) -> Codes:
+    """Numbers (n, k)."""
+    return joined([fit(torch.from_numpy(numbers), bits, group)], bits)
 
 
 def pieces(found: Codes) -> Iterator[torch.Tensor]:

@@ -39,7 +39,8 @@ def _factor(x: torch.Tensor) -> torch.Tensor:
     diagonal = products.diagonal()
     diagonal += _DAMPING * diagonal.mean() + _LEAST
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(products))
-    return torch.linalg.cholesky(inverse, upper=True)
+    factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor
 
 
 def compensated(found: Codes, bits: int, group: int, inputs: Inputs) -> Codes:

@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ from dure.gguf import Gguf, TensorType
 from dure_worker.engines.ark import calibration
 from dure_worker.engines.ark.blocks import FLOATS, Codes, codes, floats
 from dure_worker.engines.ark.config import DecoderConfig
-from dure_worker.engines.ark.fit import fitted
+from dure_worker.engines.ark.fit import fitted, fitted_floats
 from dure_worker.engines.ark.gptq import Inputs, compensated
 from dure_worker.engines.ark.linear import Linear
 from dure_worker.engines.ark.packed_file import Writer, writing
@@ -47,17 +48,25 @@ class Recipe:
 AS_IN_THE_FILE = Recipe()
 
 
-def pack(weights: Path, target: Path, recipe: Recipe = AS_IN_THE_FILE) -> None:
-    """Raises ModelCorrupt, ModelUnsupported, NotReadable, ModelError."""
+def pack(
+    weights: Path,
+    target: Path,
+    recipe: Recipe = AS_IN_THE_FILE,
+    on_progress: Callable[[int], None] = lambda percent: None,
+) -> None:
+    """on_progress(percent): at each tenth. Raises ModelCorrupt, ModelUnsupported, NotReadable, ModelError."""
     source = gguf.read(weights)
     config = DecoderConfig.of_gguf(source)
     with writing(target) as writer:
-        _Packing(source, config, recipe, writer).run()
+        _Packing(source, config, recipe, writer, on_progress).run()
 
 
 class _Packing:
-    def __init__(self, source: Gguf, config: DecoderConfig, recipe: Recipe, writer: Writer) -> None:
+    def __init__(
+        self, source: Gguf, config: DecoderConfig, recipe: Recipe, writer: Writer, on_progress: Callable[[int], None]
+    ) -> None:
         self._source, self._config, self._recipe, self._writer = source, config, recipe, writer
+        self._on_progress = on_progress
         self._num_done = 0
         self._waiting: dict[str, tuple[str, tuple[str, ...]]] = {}
 
@@ -112,11 +121,10 @@ class _Packing:
         return self._add(target, Linear.packed(whole.merged(), torch.cat(given) if given else None))
 
     def _tell(self) -> None:
-        """Each tenth, for whoever started this."""
         self._num_done += 1
         total = self._config.shape.layers * _OF_A_LAYER
         if self._num_done * 10 // total > (self._num_done - 1) * 10 // total:
-            print(f"{100 * self._num_done // total} %", flush=True)  # noqa: T201
+            self._on_progress(100 * self._num_done // total)
 
     def _add(self, name: str, found: Linear) -> Linear:
         self._writer.add(name, found.blob)
@@ -151,8 +159,7 @@ class _Packing:
         if tensor.type not in FLOATS:
             found = codes(raw, tensor.type, tensor.shape[0])
         else:
-            numbers = floats(raw, tensor.type, tensor.shape[0])
-            found = fitted(Codes(numbers, np.ones((len(numbers), 1), np.float32), None, 0), 8, self._recipe.group)
+            found = fitted_floats(floats(raw, tensor.type, tensor.shape[0]), 8, self._recipe.group)
         if not found.is_finite:
             raise self._no_numbers(tensor.name)
         return found
@@ -197,7 +204,9 @@ def _with_bits(found: Codes, bits: int, group: int, inputs: Inputs | None = None
 def main() -> None:
     source, target, recipe = sys.argv[1:]
     try:
-        pack(Path(source), Path(target), Recipe(**json.loads(recipe)))
+        pack(
+            Path(source), Path(target), Recipe(**json.loads(recipe)), lambda percent: print(f"{percent} %", flush=True)
+        )
     except DureError as error:
         kind = next(each for each in type(error).__mro__ if each.__module__ == errors.__name__)
         sys.exit(f"{kind.__name__}: {error}")
