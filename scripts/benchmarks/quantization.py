@@ -1,4 +1,4 @@
-"""What each way to quantize the ark engine's weights costs: bytes and perplexity of held-out Korean, beside llama's.
+"""What each way to quantize the ark engine's weights costs: bytes, perplexity of held-out Korean, beside llama.cpp's.
 
 Speeds are not measured here. Every file is packed, measured and deleted before the next.
 """
@@ -30,10 +30,15 @@ RECIPES = {
     "as in the file": AS_IN_THE_FILE,
     "int8, group 32": Recipe(8, 32),
     "int5, group 32": Recipe(5, 32),
+    "int5, group 64, importance": Recipe(5, 64, method="importance"),
+    "int5, group 64, GPTQ": Recipe(5, 64, method="gptq"),
     "int4, group 32": Recipe(4, 32),
-    "int4, group 64": Recipe(4, 64),
-    "int4, group 128": Recipe(4, 128),
+    "int4, group 32, importance": Recipe(4, 32, method="importance"),
+    "int4, group 32, GPTQ": Recipe(4, 32, method="gptq"),
+    "int4, group 64, GPTQ": Recipe(4, 64, method="gptq"),
+    "int4, group 128, GPTQ": Recipe(4, 128, method="gptq"),
     "int2, group 32": Recipe(2, 32),
+    "int2, group 32, GPTQ": Recipe(2, 32, method="gptq"),
 }
 
 

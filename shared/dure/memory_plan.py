@@ -216,6 +216,8 @@ def of_gguf(source: Gguf, engine: str = "llama") -> tuple[int, Shape]:
 # Bits of a packed weight: minima are fitted away with one bit more.
 _PACKED_BITS = {TensorType.Q4_0: 4, TensorType.Q5_0: 5, TensorType.Q4_K: 5, TensorType.Q6_K: 6}
 _PACKED_GROUP = 32
+# Kinds whose own scales, which 16 bits of the kernels do not hold, are kept.
+_EXACT = {TensorType.Q4_0, TensorType.Q5_0, TensorType.Q8_0}
 _FUSED = {"attn_q": "qkv", "attn_k": "qkv", "attn_v": "qkv", "ffn_gate": "gate_up", "ffn_up": "gate_up"}
 
 
@@ -235,7 +237,8 @@ def _fused_bytes(together: list[Tensor]) -> int:
     is_vocabulary = together[0].name in (EMBEDDING, OUTPUT)
     bits = 8 if is_vocabulary else max(_PACKED_BITS.get(tensor.type, 8) for tensor in together)
     num_weights = sum(tensor.num_weights for tensor in together)
-    return num_weights * bits // 8 + num_weights // _PACKED_GROUP * _F16
+    scale = _F32 if any(tensor.type in _EXACT for tensor in together) else _F16
+    return num_weights * bits // 8 + num_weights // _PACKED_GROUP * scale
 
 
 # Architectures whose windowed layers llama.cpp bounds, and each how many-th layer looks at everything.

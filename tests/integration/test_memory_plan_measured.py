@@ -3,6 +3,8 @@
 Memory does not depend on how busy the machine is; nothing here is timed.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,3 +103,26 @@ def test_a_worker_with_full_slots_and_a_full_cache_holds_what_was_planned(box: B
     assert min(num_tokens) > box.load.context * 0.75
     peak = box.peak()
     assert planned == pytest.approx(peak, rel=TOLERANCE), f"planned {planned / MIB:.0f} MiB, peak {peak / MIB:.0f} MiB"
+
+
+_LOADING = """
+import resource, sys
+from pathlib import Path
+from dure import gguf
+from dure_worker.engines.ark.loading import load
+decoder = load(gguf.read(Path(sys.argv[1])))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
+"""
+
+
+def test_loading_packed_weights_takes_little_more_than_they_are(fetched: Callable[[str], Path]) -> None:
+    """A copy in floats would be 2 GB."""
+    pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
+    from dure_worker.engines.ark.loading import packed
+    from dure_worker.engines.ark.packing import AS_IN_THE_FILE
+
+    weights = fetched("qwen2.5-coder-0.5b-korean")
+    size = packed(weights, AS_IN_THE_FILE).stat().st_size
+    command = [sys.executable, "-c", _LOADING, str(weights)]
+    peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert size < peak < size + 300_000_000

@@ -1,7 +1,7 @@
 """A Hugging Face checkpoint into one GGUF file: shard by shard, tensor by tensor, some MB of weights at a time.
 
 Source: llama.cpp's convert_hf_to_gguf.py for names, order of rows and keys; llama-quant.cpp for the kinds of Q4_K_M.
-Known are Qwen2, Qwen3 and Llama with byte-level BPE.
+Known are Qwen2, Qwen3 and Llama with byte-level BPE. What GPTQ or AutoRound quantized keeps its numbers.
 """
 
 import math
@@ -20,6 +20,7 @@ from dure.gguf import BLOCKS, TensorType, Value, ValueType
 from dure.memory_plan import Precision, Shape
 from dure.safetensors import Safetensors
 from dure_workshop.dequantize import Floats, dequantize, quantize
+from dure_workshop.gptq_checkpoint import PARTS, QWEIGHT, Matrix, Packing
 from dure_workshop.trim.checkpoint_files import CONFIG, GENERATION, Checkpoint
 from dure_workshop.trim.gguf_file import Progress, write
 from dure_workshop.trim.text import is_known
@@ -52,11 +53,15 @@ _NUM_THREADS = 2
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a tensor's numbers come from. order: its rows in their new order; None: as they are."""
+    """Where a tensor's numbers come from. order: its rows in their new order; None: as they are.
+
+    packed    where the checkpoint has it quantized
+    """
 
     shard: Safetensors
     tensor: safetensors.Tensor
     order: list[int] | None = None
+    packed: Matrix | None = None
 
 
 @dataclass(frozen=True)
@@ -123,15 +128,27 @@ def _plan(checkpoint: Checkpoint, precision: Precision) -> Plan:
 def _sources(checkpoint: Checkpoint, kind: str, shape: Shape) -> Iterator[tuple[str, _Source]]:
     expected = {"token_embd.weight", "output_norm.weight"}
     expected |= {f"blk.{n}.{part}.weight" for n in range(shape.layers) for part in ("attn_q", "ffn_down", "attn_norm")}
-    for shard in checkpoint.shards:
-        for tensor in shard.tensors.values():
-            name = _name_of(tensor.name, checkpoint.path)
-            expected.discard(name)
-            if name is None or (name == gguf.OUTPUT and shape.is_tied):
-                continue
-            yield name, _Source(shard, tensor, _order(name, kind, shape))
+    packing = Packing.of(checkpoint.files[CONFIG])
+    places = {tensor.name: (shard, tensor) for shard in checkpoint.shards for tensor in shard.tensors.values()}
+    for told, (shard, tensor) in places.items():
+        if packing is not None and told.endswith(PARTS):
+            continue
+        stem = told.removesuffix(QWEIGHT)
+        packed = _packed(stem, packing, places) if packing is not None and told != stem else None
+        name = _name_of(told if packed is None else f"{stem}.weight", checkpoint.path)
+        expected.discard(name)
+        if name is None or (name == gguf.OUTPUT and shape.is_tied):
+            continue
+        yield name, _Source(shard, tensor, _order(name, kind, shape), packed)
     if expected:
         raise ModelCorrupt(f"{checkpoint.path} lacks {len(expected)} tensors, such as {min(expected)}: fetch it again")
+
+
+def _packed(stem: str, packing: Packing, places: dict[str, tuple[Safetensors, safetensors.Tensor]]) -> Matrix:
+    tensors = {part: places[stem + part] for part in (QWEIGHT, *PARTS) if stem + part in places}
+    if missing := {QWEIGHT, ".qzeros", ".scales"} - tensors.keys():
+        raise ModelCorrupt(f"{tensors[QWEIGHT][0].path.parent} lacks {stem}{min(missing)}: fetch it again")
+    return Matrix(packing, tensors)
 
 
 def _name_of(name: str, path: Path) -> str | None:
@@ -160,6 +177,8 @@ def _order(name: str, kind: str, shape: Shape) -> list[int] | None:
 
 
 def _target(name: str, source: _Source, precision: Precision, shape: Shape) -> gguf.Tensor:
+    if source.packed is not None:
+        return gguf.Tensor(name, source.packed.shape[::-1], source.packed.packing.kind, 0)
     if source.tensor.dtype not in _DTYPES:
         raise ModelUnsupported(
             f"{source.shard.path}: {source.tensor.name} is of the type {source.tensor.dtype}: take one in BF16"
@@ -260,6 +279,8 @@ def _weights(plan: Plan, pool: ThreadPoolExecutor) -> Iterator[bytes]:
     for tensor in plan.tensors:
         if tensor.name in plan.numbers:
             yield quantize(plan.numbers[tensor.name][None, :], TensorType.F32)
+        elif (packed := plan.sources[tensor.name].packed) is not None:
+            yield packed.blocks(plan.sources[tensor.name].order)
         else:
             yield from _quantized(plan.sources[tensor.name], tensor, pool)
         yield gguf.padding(tensor.num_bytes, alignment)

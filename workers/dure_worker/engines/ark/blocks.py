@@ -4,7 +4,7 @@ Source: the block layouts of ggml (ggml-common.h) and their dequantize_row_* fun
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from dure.gguf import BLOCKS, TensorType
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+
+
+_MOST_MERGED = 128
 
 
 class NotReadable(ModelError):
@@ -56,6 +59,18 @@ class Codes:
             np.concatenate(minima) if minima else None,
             parts[0].bits,
         )
+
+    def merged(self) -> "Codes":
+        """The same numbers in the largest groups, up to 128, whose scale is one."""
+        found = self
+        while (
+            found.minima is None
+            and 2 * found.group <= _MOST_MERGED
+            and found.scales.shape[1] % 2 == 0
+            and np.array_equal(found.scales[:, ::2], found.scales[:, 1::2])
+        ):
+            found = replace(found, scales=found.scales[:, ::2])
+        return found
 
     def part(self, rows: slice) -> "Codes":
         return Codes(self.codes[rows], self.scales[rows], None if self.minima is None else self.minima[rows], self.bits)

@@ -31,7 +31,7 @@ def run(source: Gguf, config: DecoderConfig, vectors: dict[str, torch.Tensor], e
     from dure_worker.engines.ark.loading import decoder  # noqa: PLC0415 - it imports what packs
 
     ids = ChatTokenizer(source).plain(_TEXT.read_text("utf-8"))
-    rows, places = torch.tensor(ids).unique(return_inverse=True)
+    rows, places = torch.unique(torch.tensor(ids), return_inverse=True)
     tensors = vectors | _rows(embedding, rows)
     starts = range(0, len(ids) - 1, _WINDOW)
     segments = [Segment(slot, 0, places[start : start + _WINDOW].tolist()) for slot, start in enumerate(starts)]
@@ -45,4 +45,4 @@ def run(source: Gguf, config: DecoderConfig, vectors: dict[str, torch.Tensor], e
 def _rows(embedding: Codes, wanted: torch.Tensor) -> dict[str, torch.Tensor]:
     """Of the tokens that occur, under their new numbers."""
     codes, scales = (torch.from_numpy(each)[wanted] for each in (embedding.codes, embedding.scales))
-    return {"embedding.codes": codes.unflatten(1, (scales.shape[1], -1)), "embedding.scales": scales[:, :, None]}
+    return {"embedding.codes": codes.view(len(wanted), scales.shape[1], -1), "embedding.scales": scales[:, :, None]}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from dure_worker.engines.ark.blocks import Codes
+from dure_worker.engines.ark.blocks import Codes, Floats
 
 _TRIES = 16
 # Of the largest weight's own scale.
@@ -22,6 +22,11 @@ Fit = tuple[torch.Tensor, torch.Tensor]
 def fitted(found: Codes, bits: int, group: int, importance: torch.Tensor | None = None) -> Codes:
     """Importance (k) of each input, such as its mean square. Returns codes without minima."""
     return joined([fit(piece, bits, group, importance) for piece in pieces(found)], bits)
+
+
+def fitted_floats(numbers: Floats, bits: int, group: int) -> Codes:
+    """Numbers (n, k)."""
+    return joined([fit(torch.from_numpy(numbers), bits, group)], bits)
 
 
 def pieces(found: Codes) -> Iterator[torch.Tensor]:
@@ -47,17 +52,16 @@ def fit(numbers: torch.Tensor, bits: int, group: int, importance: torch.Tensor |
     largest = weights.gather(-1, weights.abs().argmax(-1, keepdim=True))
     # The code range reaches one further below zero: the largest weight goes there, whatever its sign.
     own = torch.where(largest == 0, torch.ones_like(largest), largest / low)
-    best_error = torch.full_like(own, torch.inf)
-    best_codes, best_scale = torch.zeros_like(weights), own.clone()
+    best_gain, best_scale = torch.zeros_like(own), own
     for step in range(_TRIES):
-        scale = own * (_LEAST + (_MOST - _LEAST) * step / (_TRIES - 1))
-        codes = (weights / scale).round_().clamp_(low, high)
-        norm = (worth * codes * codes).sum(-1, keepdim=True)
-        scale = torch.where(norm > 0, (worth * codes * weights).sum(-1, keepdim=True) / norm, scale)
-        scale = scale.bfloat16().float()  # as it is kept
-        error = (worth * (weights - codes * scale).square()).sum(-1, keepdim=True)
-        is_better = error < best_error
-        best_error = torch.where(is_better, error, best_error)
-        best_codes = torch.where(is_better, codes, best_codes)
-        best_scale = torch.where(is_better, scale, best_scale)
-    return best_codes.view(n, k).to(torch.int8), best_scale.view(n, k // group)
+        codes = (weights / (own * (_LEAST + (_MOST - _LEAST) * step / (_TRIES - 1)))).round_().clamp_(low, high)
+        # Least squares: the scale of these codes, and how much of the squared weights it accounts for.
+        weighted = worth * codes
+        product, norm = (weighted * weights).sum(-1, keepdim=True), (weighted * codes).sum(-1, keepdim=True)
+        gain = product.square() / norm
+        is_better = gain > best_gain
+        best_gain = torch.where(is_better, gain, best_gain)
+        best_scale = torch.where(is_better, product / norm, best_scale)
+    best_scale = best_scale.bfloat16().float()  # as it is kept
+    codes = (weights / best_scale).round_().clamp_(low, high).nan_to_num_()
+    return codes.view(n, k).to(torch.int8), best_scale.view(n, k // group)

@@ -10,8 +10,9 @@ from dure_worker.engines.ark.fit import fit, joined, pieces
 
 # Of the mean of the diagonal: inputs that hardly vary must not decide anything.
 _DAMPING = 0.01
+_LEAST = 1e-8  # where all inputs are zero
 # The inputs of one matrix are taken as independent of each other beyond so many columns: the work grows with the cube.
-_MOST_COLUMNS = 2560
+_MOST_COLUMNS = 1536
 
 
 class Inputs:
@@ -36,9 +37,10 @@ def _factor(x: torch.Tensor) -> torch.Tensor:
     """The upper factor U of the inverse of xᵀx = (UᵀU)⁻¹."""
     products = x.T @ x
     diagonal = products.diagonal()
-    diagonal += _DAMPING * diagonal.mean() + torch.finfo(torch.float32).tiny
+    diagonal += _DAMPING * diagonal.mean() + _LEAST
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(products))
-    return torch.linalg.cholesky(inverse, upper=True)
+    factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor
 
 
 def compensated(found: Codes, bits: int, group: int, inputs: Inputs) -> Codes:

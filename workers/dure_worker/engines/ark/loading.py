@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import logging
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +13,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from dure.errors import EngineError
+from dure import errors
+from dure.errors import DureError, EngineError, ModelCorrupt
 from dure.gguf import Gguf
 from dure_worker.engines.ark.config import DecoderConfig
 from dure_worker.engines.ark.decoder import Decoder, Embedding, Layer, Norm, Rotation
@@ -19,15 +22,27 @@ from dure_worker.engines.ark.linear import Linear
 from dure_worker.engines.ark.packed_file import PackedFile
 from dure_worker.engines.ark.packing import AS_IN_THE_FILE, OPTIONAL_NORMS, Recipe
 
+log = logging.getLogger(__name__)
+
 _PATTERN = "ark-*.safetensors"
 # Of what is in a packed file, and how it was made.
-_FORMAT = 3
+_FORMAT = 4
 
 
 def load(source: Gguf, recipe: Recipe = AS_IN_THE_FILE) -> Decoder:
-    """Raises ModelCorrupt, ModelUnsupported, EngineError."""
+    """Raises ModelCorrupt, ModelUnsupported, ModelError, EngineError."""
     config = DecoderConfig.of_gguf(source)
-    return decoder(PackedFile.open(packed(source.path, recipe)), config)
+    return decoder(_opened(source.path, recipe), config)
+
+
+def _opened(weights: Path, recipe: Recipe) -> PackedFile:
+    path = packed(weights, recipe)
+    try:
+        return PackedFile.open(path)
+    except ModelCorrupt as error:
+        log.warning("packed weights are made again: %s", error, extra={"action": "ark.damaged"})
+        path.unlink(missing_ok=True)
+        return PackedFile.open(packed(weights, recipe))
 
 
 def packed(weights: Path, recipe: Recipe) -> Path:
@@ -53,20 +68,39 @@ def _pack(weights: Path, path: Path, recipe: Recipe) -> None:
         str(path),
         json.dumps(vars(recipe)),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise EngineError(f"{weights} cannot be packed: {said[-1]}")
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as said,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as child,
+    ):
+        for line in child.stdout or ():
+            log.info("packing %s: %s", weights.name, line.strip(), extra={"action": "ark.pack"})
+        if child.wait():
+            said.seek(0)
+            raise _failure(weights, child.returncode, said.read().strip().splitlines())
+
+
+def _failure(weights: Path, status: int, said: list[str]) -> DureError:
+    """The child's own error where it names one."""
+    name, _, message = (said[-1] if said else "").partition(": ")
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, DureError) and kind.__init__ is DureError.__init__:
+        return kind(message)
+    # A process that the system ends for want of memory says nothing.
+    told = said[-1] if said else f"its process ended with status {status}: free memory, or take a smaller model"
+    return EngineError(f"{weights} cannot be packed: {told}")
 
 
 def _key(weights: Path, recipe: Recipe) -> str:
     """Changes with the file, the recipe, the kernels and the CPU."""
     status = weights.stat()
-    flags = next(
-        (line for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if line.startswith("flags")), ""
-    )
-    parts = (_FORMAT, status.st_size, status.st_mtime_ns, vars(recipe), metadata.version("auto-round-lib"), flags)
+    parts = (_FORMAT, status.st_size, status.st_mtime_ns, vars(recipe), metadata.version("auto-round-lib"), _cpu())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def _cpu() -> str:
+    """What this CPU can do."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    return next((line for line in lines if line.startswith("flags")), "")
 
 
 def decoder(source: PackedFile, config: DecoderConfig, made: Callable[[str], Linear] | None = None) -> Decoder:

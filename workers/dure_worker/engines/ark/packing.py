@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,13 +13,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from dure import gguf
+from dure import errors, gguf
 from dure.errors import DureError, ModelCorrupt
 from dure.gguf import Gguf, TensorType
 from dure_worker.engines.ark import calibration
 from dure_worker.engines.ark.blocks import FLOATS, Codes, codes, floats
 from dure_worker.engines.ark.config import DecoderConfig
-from dure_worker.engines.ark.fit import fitted
+from dure_worker.engines.ark.fit import fitted, fitted_floats
 from dure_worker.engines.ark.gptq import Inputs, compensated
 from dure_worker.engines.ark.linear import Linear
 from dure_worker.engines.ark.packed_file import Writer, writing
@@ -31,6 +32,7 @@ OPTIONAL_NORMS = {
     "attention_post_norm": "post_attention_norm",
     "ffn_post_norm": "post_ffw_norm",
 }
+_OF_A_LAYER = 4  # matrices
 # Rows of a matrix that are read at a time.
 _ROWS = 4096
 
@@ -53,17 +55,26 @@ class Recipe:
 AS_IN_THE_FILE = Recipe()
 
 
-def pack(weights: Path, target: Path, recipe: Recipe = AS_IN_THE_FILE) -> None:
-    """Raises ModelCorrupt, ModelUnsupported, NotReadable, ModelError."""
+def pack(
+    weights: Path,
+    target: Path,
+    recipe: Recipe = AS_IN_THE_FILE,
+    on_progress: Callable[[int], None] = lambda percent: None,
+) -> None:
+    """on_progress(percent): at each tenth. Raises ModelCorrupt, ModelUnsupported, NotReadable, ModelError."""
     source = gguf.read(weights)
     config = DecoderConfig.of_gguf(source)
     with writing(target) as writer:
-        _Packing(source, config, recipe, writer).run()
+        _Packing(source, config, recipe, writer, on_progress).run()
 
 
 class _Packing:
-    def __init__(self, source: Gguf, config: DecoderConfig, recipe: Recipe, writer: Writer) -> None:
+    def __init__(
+        self, source: Gguf, config: DecoderConfig, recipe: Recipe, writer: Writer, on_progress: Callable[[int], None]
+    ) -> None:
         self._source, self._config, self._recipe, self._writer = source, config, recipe, writer
+        self._on_progress = on_progress
+        self._num_done = 0
         self._waiting: dict[str, tuple[str, tuple[str, ...]]] = {}
 
     def run(self) -> None:
@@ -119,7 +130,14 @@ class _Packing:
             np.concatenate([each.codes for each in found]), np.concatenate([each.scales for each in found]), None, bits
         )
         given = [bias for bias in biases if bias is not None]
-        return self._add(target, Linear.packed(whole, torch.cat(given) if given else None))
+        self._tell()
+        return self._add(target, Linear.packed(whole.merged(), torch.cat(given) if given else None))
+
+    def _tell(self) -> None:
+        self._num_done += 1
+        total = self._config.shape.layers * _OF_A_LAYER
+        if self._num_done * 10 // total > (self._num_done - 1) * 10 // total:
+            self._on_progress(100 * self._num_done // total)
 
     def _add(self, name: str, found: Linear) -> Linear:
         self._writer.add(name, found.blob)
@@ -133,7 +151,7 @@ class _Packing:
         kept = found if found.minima is None else fitted(found, _EMBEDDING_BITS, self._recipe.group)
         num_rows, num_groups = kept.scales.shape
         self._writer.add("embedding.codes", torch.from_numpy(kept.codes.reshape(num_rows, num_groups, -1)))
-        self._writer.add("embedding.scales", _as_short_as_exact(torch.from_numpy(kept.scales))[:, :, None])
+        self._writer.add("embedding.scales", torch.from_numpy(kept.scales).half()[:, :, None])
         return kept
 
     def _frequencies(self) -> None:
@@ -155,17 +173,24 @@ class _Packing:
         if tensor.type not in FLOATS:
             found = codes(raw, tensor.type, tensor.shape[0])
         else:
-            numbers = floats(raw, tensor.type, tensor.shape[0])
-            found = fitted(Codes(numbers, np.ones((len(numbers), 1), np.float32), None, 0), 8, self._recipe.group)
+            found = fitted_floats(floats(raw, tensor.type, tensor.shape[0]), 8, self._recipe.group)
         if not found.is_finite:
-            raise ModelCorrupt(f"{self._source.path.name}: {tensor.name} holds no numbers (NaN): take an intact file")
+            raise self._no_numbers(tensor.name)
         return found
+
+    def _no_numbers(self, name: str) -> ModelCorrupt:
+        return ModelCorrupt(
+            f"{self._source.path.name}: {name} holds what is no number (NaN or infinite): take an intact file"
+        )
 
     def _vector(self, name: str) -> torch.Tensor:
         tensor = self._tensor(name)
         if tensor.type is not TensorType.F32:
             raise ModelCorrupt(f"{self._source.path.name}: {name} is {tensor.type.name}, not F32: take an intact file")
-        return torch.from_numpy(np.frombuffer(b"".join(gguf.rows(self._source, tensor)), "<f4").copy())
+        found = torch.from_numpy(np.frombuffer(b"".join(gguf.rows(self._source, tensor)), "<f4").copy())
+        if not found.isfinite().all():
+            raise self._no_numbers(name)
+        return found
 
     def _optional(self, name: str) -> torch.Tensor | None:
         return self._vector(name) if name in self._source.tensors else None
@@ -195,18 +220,18 @@ def _with_bits(found: Codes, bits: int, group: int, inputs: Inputs | None = None
     return compensated(found, bits, group, inputs)
 
 
-def _as_short_as_exact(scales: torch.Tensor) -> torch.Tensor:
-    """A fit's scales are of 16 bits, and a GGUF block's own often."""
-    shorter = (scales.to(dtype) for dtype in (torch.bfloat16, torch.float16))
-    return next((found for found in shorter if torch.equal(found.float(), scales)), scales)
+def _tell(percent: int) -> None:
+    sys.stdout.write(f"{percent} %\n")
+    sys.stdout.flush()
 
 
 def main() -> None:
     source, target, recipe = sys.argv[1:]
     try:
-        pack(Path(source), Path(target), Recipe(**json.loads(recipe)))
+        pack(Path(source), Path(target), Recipe(**json.loads(recipe)), _tell)
     except DureError as error:
-        sys.exit(str(error))
+        kind = next(each for each in type(error).__mro__ if each.__module__ == errors.__name__)
+        sys.exit(f"{kind.__name__}: {error}")
 
 
 if __name__ == "__main__":
