@@ -1,0 +1,72 @@
+"""Chat as it comes: clients in turn with short and long questions, all slots busy."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from benchmarks.comparison import korean, load
+from benchmarks.comparison.asking import Running, cut_off, request
+from benchmarks.comparison.measures import Figures, NotMeasured, Sizes
+from benchmarks.comparison.trace import Trace, tokens_a_piece
+from dure.job import Message, Sampling
+from dure_worker.engines import Engine
+
+SEED = 1
+_seeds = itertools.count()
+
+
+@dataclass
+class Seen:
+    """What clients saw until `end` (of time.perf_counter). answers: each with the tokens that were asked for."""
+
+    began: float
+    end: float
+    answers: list[tuple[Trace, int]] = field(default_factory=list)
+
+    def figures(self) -> Figures:
+        """An answer counts by its share: what had come of it at the end, of what was asked for."""
+        ratio = tokens_a_piece([trace for trace, _ in self.answers])
+        num_answers = sum(
+            min(1.0, trace.tokens_between(self.began, self.end, ratio) / wanted) for trace, wanted in self.answers
+        )
+        if not num_answers:
+            raise NotMeasured(f"nothing was answered in {self.end - self.began:.0f} s")
+        # Who still waits has waited at least so long.
+        firsts = sorted((trace.pieces or [self.end])[0] - trace.began for trace, _ in self.answers)
+        return {
+            "mixed": 60 * num_answers / (self.end - self.began),
+            "mixed_ttft_p50": statistics.median(firsts),
+            "mixed_ttft_p95": firsts[int(0.95 * len(firsts))],
+        }
+
+
+def mixed(engine: Engine, sizes: Sizes) -> Figures:
+    """As many clients as slots, each with one question at a time and no pause before the next."""
+    began = time.perf_counter()
+    seen = Seen(began, began + sizes.window_s)
+    with ThreadPoolExecutor(engine.info.num_slots) as pool, cut_off(engine, sizes.window_s) as running:
+        clients = [
+            pool.submit(_chat, load.conversations(SEED, client), seen, running)
+            for client in range(engine.info.num_slots)
+        ]
+        for client in clients:
+            client.result()
+    return seen.figures()
+
+
+def _chat(conversations: Iterator[list[load.Turn]], seen: Seen, running: Running) -> None:
+    for conversation in conversations:
+        messages = [Message("system", korean.SYSTEM)]
+        for turn in conversation:
+            if running.is_over:
+                return
+            messages.append(Message("user", turn.text))
+            trace = Trace(time.perf_counter())
+            seen.answers.append((trace, turn.num_tokens))
+            running.follow(request(messages, turn.num_tokens, Sampling(seed=next(_seeds))), trace)
+            if not trace.text:
+                break  # no engine takes an empty answer into a prompt
+            messages.append(Message("assistant", trace.text))
