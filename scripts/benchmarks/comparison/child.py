@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -78,13 +79,13 @@ def main() -> None:
         num_slots=num_slots, context=CONTEXT, num_threads=options.threads,
     )  # fmt: skip
     found = Found()
-    ask(engine, [request(opening(korean.QUESTIONS[-1]), 2)], _WARM_UP_S)
-    if options.what == "speed":
-        found.figures["load"] = machine.age_s(pid)
-        speed(engine, QUICK if options.quick else FULL, options.round, found)
-    elif options.what == "memory":
-        found.add("peak", lambda: memory(engine, pid))
-    engine.close()
+    with closing(engine):
+        ask(engine, [request(opening(korean.QUESTIONS[-1]), 2)], _WARM_UP_S)
+        if options.what == "speed":
+            found.figures["load"] = machine.age_s(pid)
+            speed(engine, QUICK if options.quick else FULL, options.round, found)
+        elif options.what == "memory":
+            found.add("peak", lambda: memory(engine, pid))
     print(json.dumps(vars(found)), flush=True)
 
 

@@ -17,6 +17,7 @@ SHORTEST_QUESTION, LONGEST_QUESTION = 12, 600
 ANSWER_TOKENS, ANSWER_SIGMA = 96, 0.6
 SHORTEST_ANSWER, LONGEST_ANSWER = 16, 256
 MOST_TURNS = 3
+_HALF_A_SENTENCE = 20
 
 DESCRIPTION = (
     f"questions of {QUESTION_CHARACTERS} characters (lognormal median, σ {QUESTION_SIGMA:g}, at most "
@@ -52,7 +53,7 @@ def _question(dice: random.Random, num_characters: int) -> str:
     """As near to that length as whole sentences come; what is pasted stands before the question."""
     question = dice.choice(QUESTIONS)
     room = num_characters - len(question)
-    return f"{passage(dice, room)}\n\n{question}" if room > 0 else question
+    return f"{passage(dice, room)}\n\n{question}" if room > _HALF_A_SENTENCE else question
 
 
 def _drawn(dice: random.Random, median: float, sigma: float, low: int, high: int) -> int:

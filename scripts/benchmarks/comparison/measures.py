@@ -13,7 +13,7 @@ PROMPT_TOKENS, COLD_TOKENS, ANSWER_TOKENS = 512, 600, 48
 # Fewer tokens a stream say more of the clock than of the engine.
 _LEAST_TOGETHER = 6
 # Of a slot: for the answer, and because a prompt is made of whole sentences.
-_ROOM = 128
+_ROOM = 192
 _FILL_S = 900.0
 
 Figures = dict[str, float]

@@ -15,10 +15,11 @@ from benchmarks.report import footer
 
 _PACKAGES = ("torch", "auto-round-lib", "transformers", "bitsandbytes")
 _METHOD = (
-    f"Speeds with {SPEED_SLOTS} slots × {CONTEXT:,} tokens, memory with {MEMORY_SLOTS} × {CONTEXT:,}, all full. Decoding: "
-    "greedy, over the time in which all streams run; the ark engine checks guesses from the text so far, as it does in "
-    f"use, on answers to different Korean questions. Chat: {SPEED_SLOTS} clients without a pause, {load.DESCRIPTION}; an "
-    "answer counts by the share that came of it. A ratio is the median of each round's."
+    f"Speeds with {SPEED_SLOTS} slots × {CONTEXT:,} tokens, memory with {MEMORY_SLOTS} × {CONTEXT:,}, all full. "
+    "Decoding: greedy, over the time in which all streams run; the ark engine checks guesses from the text so far, as "
+    "it does in use, on answers to different Korean questions. "
+    f"Chat: {SPEED_SLOTS} clients without a pause, {load.DESCRIPTION}; an answer counts by the "
+    "share that came of it. A ratio is the median of each round's."
 )
 
 
