@@ -45,13 +45,15 @@ def _conversation(number: int, num_characters: int) -> list[Message]:
 
 
 class Running:
-    """Answers that come now, of which all can be cut off at once; none begins afterwards."""
+    """Answers that come now. `end` cuts off those whose text has begun, the others with their first text; `cut_off`
+    cuts off all. Nothing is asked afterwards: look at is_over.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._ids: set[str] = set()
+        self._traces: dict[str, Trace] = {}
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self._over, self._cut = threading.Event(), threading.Event()
 
     @property
     def is_over(self) -> bool:
@@ -60,7 +62,7 @@ class Running:
     def follow(self, asked: GenerateRequest, trace: Trace) -> None:
         """Fill the trace while the answer comes."""
         with self._lock:
-            self._ids.add(asked.id)
+            self._traces[asked.id] = trace
         with closing(self._engine.generate(asked)) as tokens:
             for token in tokens:
                 if token.text:
@@ -69,36 +71,50 @@ class Running:
                 if token.finish_reason:
                     trace.usage = token.usage
                     trace.is_whole = token.finish_reason in {"stop", "length"}
-                if self.is_over:
+                if self._cut.is_set() or (self.is_over and trace.pieces):
                     break
         trace.ended = time.perf_counter()
         with self._lock:
-            self._ids.discard(asked.id)
+            self._traces.pop(asked.id)
+
+    def end(self) -> None:
+        self._over.set()
+        for name, trace in self._now():
+            if trace.pieces:
+                self._engine.cancel(name)
 
     def cut_off(self) -> None:
         self._over.set()
-        with self._lock:
-            ids = list(self._ids)
-        for name in ids:
+        self._cut.set()
+        for name, _ in self._now():
             self._engine.cancel(name)
+
+    def _now(self) -> list[tuple[str, Trace]]:
+        with self._lock:
+            return list(self._traces.items())
 
 
 @contextmanager
-def cut_off(engine: Engine, after_s: float) -> Iterator[Running]:
-    running = Running(engine)
-    timer = threading.Timer(after_s, running.cut_off)
-    timer.start()
+def running(engine: Engine, cap_s: float, end_s: float | None = None) -> Iterator[Running]:
+    """Ended after end_s, if that is given, and cut off after cap_s."""
+    found = Running(engine)
+    timers = [threading.Timer(cap_s, found.cut_off)]
+    if end_s is not None:
+        timers.append(threading.Timer(end_s, found.end))
+    for timer in timers:
+        timer.start()
     try:
-        yield running
+        yield found
     finally:
-        timer.cancel()
-        timer.join()
+        for timer in timers:
+            timer.cancel()
+            timer.join()
 
 
 def ask(engine: Engine, requests: list[GenerateRequest], cap_s: float) -> list[Trace]:
     """All at once; what is not there after cap_s is cut off."""
     traces = [Trace(time.perf_counter()) for _ in requests]
-    with ThreadPoolExecutor(len(requests)) as pool, cut_off(engine, cap_s) as running:
-        for done in [pool.submit(running.follow, *pair) for pair in zip(requests, traces, strict=True)]:
+    with ThreadPoolExecutor(len(requests)) as pool, running(engine, cap_s) as now:
+        for done in [pool.submit(now.follow, *pair) for pair in zip(requests, traces, strict=True)]:
             done.result()
     return traces

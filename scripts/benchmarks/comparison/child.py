@@ -43,7 +43,9 @@ def speed(engine: Engine, sizes: Sizes, number: int, found: Found) -> None:
     for num_streams in sizes.streams:
         found.add(f"decode_{num_streams}", partial(decode, engine, sizes, num_streams))
     found.add("ttft_second_share", lambda: turns(engine, sizes, number))
-    found.add("mixed", lambda: mixed(engine, sizes))
+    seen = mixed(engine, sizes)
+    found.add("mixed", seen.figures)
+    found.add("mixed_ttft_p50", seen.firsts)
 
 
 def memory(engine: Engine, pid: int) -> Figures:

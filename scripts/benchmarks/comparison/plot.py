@@ -12,6 +12,8 @@ SHOWN = ("prefill", "decode_1", "decode_8", "mixed")
 # Okabe and Ito's colours, which people who see few colours tell apart.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 _WIDTH = 0.8  # of a group of bars
+# Of a label, so that the line at 1 does not run through it.
+_BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
 FORMATS = ("svg", "png")
 
 
@@ -28,7 +30,7 @@ def draw(found: list[Measured], target: Path) -> list[Path]:
     for field, measured in zip(fields[0], found, strict=True):
         _bars(field, measured, names)
     handles, labels = fields[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4 * len(found)), frameon=False)
     paths = [target.with_suffix(f".{ending}") for ending in FORMATS]
     for path in paths:
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -43,8 +45,10 @@ def _bars(field: "Axes", measured: Measured, names: list[str]) -> None:
         places = [group - _WIDTH / 2 + (number + 0.5) * width for group in range(len(SHOWN))]
         values = [ratios.get(name, {}).get(metric, 0.0) for metric in SHOWN]
         bars = field.bar(places, values, width * 0.92, label=name, color=_COLOURS[number % len(_COLOURS)])
-        field.bar_label(bars, [f"{value:.1f}" if value else "" for value in values], padding=2, fontsize=8)
-    field.axhline(1, color="#333333", linewidth=1, linestyle="--", label=f"{measured.baseline} = 1")
+        field.bar_label(
+            bars, [f"{value:.1f}" if value else "–" for value in values], padding=2, fontsize=8, bbox=_BEHIND
+        )
+    field.axhline(1, color="#333333", linewidth=1, linestyle="--", zorder=0.5, label=f"{measured.baseline} = 1")
     field.set_xticks(range(len(SHOWN)), [METRICS[metric].title.replace(", ", "\n", 1) for metric in SHOWN])
     field.set_title(measured.model, loc="left", fontsize=11)
     field.set_ylabel(f"times {measured.baseline}")

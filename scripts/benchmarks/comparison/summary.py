@@ -27,7 +27,7 @@ def notes(found: list[Measured], options: argparse.Namespace, load_average: floa
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES if _is_installed(name))
     return [
         "",
-        f"Medians of {options.rounds} rounds (smallest–largest), {options.threads} threads. {_METHOD}",
+        f"Median of rounds (smallest–largest): {options.rounds}. Threads: {options.threads}. {_METHOD}",
         "",
         _compared_with(found[0].baseline, options.llama_server),
         "",
