@@ -1,5 +1,6 @@
 """What a figure was measured on."""
 
+import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,6 +28,13 @@ def peak_mib(pid: int | str) -> float:
     status = Path(f"/proc/{pid}/status").read_text("utf-8")
     peak = next(row for row in status.splitlines() if row.startswith("VmHWM"))
     return int(peak.split()[1]) / 1024
+
+
+def age_s(pid: int) -> float:
+    """Seconds since a process began, to a hundredth (proc(5): starttime counts from boot in clock ticks; Linux)."""
+    after_name = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    began = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+    return float(Path("/proc/uptime").read_text("utf-8").split()[0]) - began
 
 
 def _processor() -> str:

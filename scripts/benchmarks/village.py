@@ -34,7 +34,7 @@ class Village:
         self.home = Path(self._folder.name)
         models_dir.mkdir(parents=True, exist_ok=True)
         (self.home / "models").symlink_to(models_dir)
-        self.port, self.web_port, self.flower_port = _free_ports(3)
+        self.port, self.web_port, self.flower_port = free_ports(3)
         self.output = self.home / "output"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DURE_")}
         command = [str(Path(sys.executable).with_name("dure")), "up", "--model", model]
@@ -78,7 +78,7 @@ class Village:
 _MODULES = {"dure_gateway", "dure_worker", "dure.flower"}
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     probes = [socket.socket() for _ in range(number)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
