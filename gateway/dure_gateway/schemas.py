@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 
-from dure.job import SINCE_SCHEMA_2, JobPayload, Message, Sampling
+from dure.job import SINCE_SCHEMA_2, JobPayload, Message, Overflow, Sampling
 from dure.persona import Personality, Style
 from dure.writing import Script
 
@@ -84,6 +84,11 @@ class ChatRequest(SamplingFields):
         default=None, description="From an earlier answer, to go on with it."
     )
     model: ModelName | None = None
+    overflow: Overflow | None = Field(
+        default=None,
+        description="When question and answer outgrow the worker's context: refuse (default) ends the answer there and "
+        "refuses a longer question; window goes on and forgets the oldest part (engine ark).",
+    )
 
     def payload(self, history: list[Message], max_tokens: int) -> JobPayload:
         return JobPayload(
@@ -93,13 +98,15 @@ class ChatRequest(SamplingFields):
             max_tokens=self.max_tokens or max_tokens,
             stop=self.stop,
             sampling=self.sampling(),
+            overflow=self.overflow,
         )
 
     def as_sent(self) -> str:
         """What an idempotency key stands for. Fields of later releases count where they are used: a request that is
         repeated to a newer gateway is still the same.
         """
-        return self.model_dump_json(exclude={name for name in SINCE_SCHEMA_2 if getattr(self, name) is None})
+        unused = {name for name in (*SINCE_SCHEMA_2, "overflow") if getattr(self, name) is None}
+        return self.model_dump_json(exclude=unused)
 
 
 Keep = Annotated[bool, Field(description="true: go on when this client leaves; GET /v1/jobs/{id} then has the answer.")]

@@ -15,6 +15,7 @@ from typing import Any, Self, TypedDict, Unpack
 import httpx
 
 from dure.errors import ClientError
+from dure.job import Overflow
 from dure.persona import Personality, Style
 from dure.writing import Script
 
@@ -87,6 +88,7 @@ class ChatOptions(TypedDict, total=False):
     dry_allowed_length: int
     logit_bias: dict[int, float]
     scripts: list[Script | str]
+    overflow: Overflow
     keep: bool
 
 

@@ -29,6 +29,7 @@ SCHEMA = 2
 MAX_ATTEMPTS = 3
 
 Role = Literal["system", "user", "assistant"]
+Overflow = Literal["refuse", "window"]
 
 
 class JobState(StrEnum):
@@ -97,8 +98,8 @@ SINCE_SCHEMA_2 = ("dry_multiplier", "dry_base", "dry_allowed_length", "logit_bia
 class JobPayload:
     """What a worker needs to answer, complete in itself.
 
-    style and personality are None where the client's own system message rules alone. schema: 0 means the oldest that
-    can say the rest.
+    style and personality are None where the client's own system message rules alone. overflow: what happens when prompt
+    and answer outgrow the worker's context; None is `refuse`. schema: 0 means the oldest that can say the rest.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -109,13 +110,17 @@ class JobPayload:
     max_tokens: int = 256
     stop: list[str] = field(default_factory=list)
     sampling: Sampling = Sampling()
+    overflow: Overflow | None = None
     schema: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "schema", max(self.schema, self.sampling.schema))
+        own = 1 if self.overflow is None else 2
+        object.__setattr__(self, "schema", max(self.schema, self.sampling.schema, own))
 
     def to_json(self) -> str:
         raw = asdict(self)
+        if self.overflow is None:
+            del raw["overflow"]
         raw["sampling"] = {
             name: value
             for name, value in raw["sampling"].items()

@@ -98,10 +98,9 @@ class Shape:
     def num_parameters(self) -> int:
         return sum(row * num_rows for row, num_rows, _ in _matrices(self))
 
-    @property
-    def kv_bytes_per_token(self) -> int:
+    def kv_bytes_per_token(self, load: "Load") -> int:
         """In a layer of attention: a key and a value for each KV head."""
-        return 2 * self.kv_heads * self.head_dim * _F16
+        return 2 * self.kv_heads * (self.head_dim * load.kv_bits // 8 + _scale_bytes(self.head_dim, load))
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,7 @@ class Load:
     prompt_cache_bytes: int = _CACHE_MIB * MIB
     has_editor: bool = False
     engine: str = "llama"
+    kv_bits: int = 16
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,18 @@ def plan(weights: int, shape: Shape, load: Load = Load(), reserve: int = 0) -> P
     )
 
 
+def _scale_bytes(head_dim: int, load: Load) -> int:
+    """Beside numbers of 8 bits: llama.cpp has a scale of 16 bits for each 32 (Q8_0), ark one of 32 bits for a head."""
+    if load.kv_bits != 8:  # noqa: PLR2004
+        return 0
+    return _F32 if load.engine == "ark" else head_dim // 32 * _F16
+
+
 def _ark_plan(weights: int, shape: Shape, load: Load, reserve: int) -> Plan:
     """Other slots' keys and values are its prompt cache."""
     return Plan(
         weights=weights,
-        kv_cache=load.slots * load.context * shape.num_attention * shape.kv_bytes_per_token,
+        kv_cache=load.slots * load.context * shape.num_attention * shape.kv_bytes_per_token(load),
         compute=_ARK_ROWS * (6 * shape.hidden + 3 * shape.ffn) * _F32 + load.slots * shape.vocab * 3 * _F32,
         prompt_cache=0,
         engine=_TORCH_BYTES + shape.vocab * _TOKENIZERS_BYTES_PER_TOKEN,
@@ -186,7 +193,7 @@ def kv_cache_bytes(shape: Shape, load: Load) -> int:
     tokens = (shape.num_attention - shape.num_windowed) * cells + shape.num_windowed * windowed
     # A short convolution keeps the last two inputs of each slot.
     conv = shape.num_conv * 2 * shape.hidden * _F32
-    return load.slots * (tokens * shape.kv_bytes_per_token + conv)
+    return load.slots * (tokens * shape.kv_bytes_per_token(load) + conv)
 
 
 def _compute_bytes(shape: Shape, load: Load) -> int:

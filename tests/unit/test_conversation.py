@@ -177,3 +177,13 @@ def test_several_system_messages_become_one_in_front() -> None:
 
 def test_an_empty_system_message_of_the_client_silences_the_persona() -> None:
     assert fit([Message("system", ""), user("질문")], 2000).messages[0].content == ""
+
+
+def test_a_conversation_that_may_outgrow_its_context_is_left_to_the_engine() -> None:
+    long = [SYSTEM, *talk(2, "질문 " * 300)]
+    with pytest.raises(ContextOverflow):
+        fit(long, 100)
+    prompt = fit(long, 100, max_tokens=500, overflow="window")
+    assert prompt.messages == [SYSTEM, long[-1]]
+    assert prompt.num_tokens > 100
+    assert prompt.max_tokens == 500

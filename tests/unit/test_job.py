@@ -204,6 +204,15 @@ def test_a_job_with_newer_sampling_is_left_to_workers_that_know_it(new: dict[str
     assert JobPayload.from_json(payload.to_json()) == payload
 
 
+def test_a_job_that_may_outgrow_its_slot_is_left_to_workers_that_know_that() -> None:
+    payload = JobPayload([QUESTION], overflow="window")
+    assert payload.schema == 2
+    assert JobPayload.from_json(payload.to_json()) == payload
+    assert "overflow" not in raw_payload()
+    with pytest.raises(PayloadError, match="cannot be read"):
+        JobPayload.from_json(json.dumps(raw_payload(schema=2, overflow="forget")))
+
+
 @pytest.mark.parametrize(
     "new",
     [

@@ -90,12 +90,12 @@ def test_the_kv_cache_is_a_key_and_a_value_of_each_layer_for_every_slots_context
 def test_windowed_layers_hold_their_window_and_a_batch_and_global_ones_everything() -> None:
     assert GEMMA.num_windowed == 22
     cells = 4 * 8192 + 22 * (768 + 512)  # 512 + 64, in steps of 256; and the window once more, for the next turn
-    assert kv_cache_bytes(GEMMA, Load(slots=1, context=8192)) == cells * GEMMA.kv_bytes_per_token
+    assert kv_cache_bytes(GEMMA, Load(slots=1, context=8192)) == cells * GEMMA.kv_bytes_per_token(Load())
 
 
 def test_a_context_within_the_window_costs_what_full_attention_costs_and_the_copy_of_the_window() -> None:
     full, load = replace(GEMMA, window=0), Load(slots=2, context=512)
-    copies = 2 * 22 * 512 * GEMMA.kv_bytes_per_token
+    copies = 2 * 22 * 512 * GEMMA.kv_bytes_per_token(Load())
     assert kv_cache_bytes(GEMMA, load) == kv_cache_bytes(full, load) + copies
 
 
@@ -227,3 +227,9 @@ def test_the_nearest_name_is_offered_and_none_where_nothing_is_near() -> None:
     assert known_models.nearest("kanana-1.5-2b", []) == "kanana-1.5-2.1b"
     assert known_models.nearest("qwen2.5-coder-1.5b-koraen", list(catalog.CATALOG)) == "qwen2.5-coder-1.5b-korean"
     assert known_models.nearest("zzz", list(catalog.CATALOG)) is None
+
+
+@pytest.mark.parametrize(("engine", "least", "most"), [("llama", 0.5, 0.55), ("ark", 0.5, 0.55)])
+def test_eight_bits_take_half_the_cache(engine: str, least: float, most: float) -> None:
+    whole, half = (plan(1, GEMMA, Load(engine=engine, kv_bits=bits)).kv_cache for bits in (16, 8))
+    assert least < half / whole < most

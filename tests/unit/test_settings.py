@@ -170,3 +170,9 @@ def test_settings_errors_are_errors_of_this_project() -> None:
 def test_zero_threads_means_the_cores_of_this_process() -> None:
     assert WorkerSettings.read({}).num_threads >= 1
     assert WorkerSettings.read({"DURE_WORKER_THREADS": "3"}).num_threads == 3
+
+
+def test_the_bits_of_the_cache_are_16_or_8() -> None:
+    assert WorkerSettings.read({"DURE_WORKER_KV_BITS": "8"}).kv_bits == 8
+    with pytest.raises(SettingsError, match=r"DURE_WORKER_KV_BITS.*16 or 8"):
+        WorkerSettings.read({"DURE_WORKER_KV_BITS": "4"})

@@ -77,7 +77,8 @@ def with_budget(settings: Settings, worker: WorkerSettings, here: Budget | None)
     """The settings to serve with. Raises PlanTooLarge, ModelMissing, ModelUnknown, ModelCorrupt."""
     if _is_scripted(settings, worker):
         return worker
-    return within_budget(worker, artifact.require(settings.model, settings.models_dir), here)
+    weights = artifact.require(settings.model, settings.models_dir)
+    return within_budget(worker, weights, here, _draft(settings, worker))
 
 
 def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
@@ -107,6 +108,7 @@ def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
         num_threads=worker.num_threads,
         cache_mib=worker.prompt_cache_mib,
         is_mapped=worker.load == "mmap",
+        kv_bits=worker.kv_bits,
     )
 
 
@@ -115,8 +117,20 @@ def _ark(weights: Path, settings: Settings, worker: WorkerSettings) -> Engine:
     from dure_worker.engines.ark.engine import ArkEngine  # noqa: PLC0415 - not everybody has torch
 
     return ArkEngine(
-        weights, settings.model, num_slots=worker.slots, context=worker.context, num_threads=worker.num_threads
+        weights,
+        settings.model,
+        num_slots=worker.slots,
+        context=worker.context,
+        num_threads=worker.num_threads,
+        kv_bits=worker.kv_bits,
+        kv_folder=settings.home / "kv" / settings.model,
+        kv_disk_mib=worker.kv_disk_mib,
+        draft=_draft(settings, worker),
     )
+
+
+def _draft(settings: Settings, worker: WorkerSettings) -> Path | None:
+    return artifact.require(worker.draft_model, settings.models_dir) if worker.draft_model else None
 
 
 def _is_scripted(settings: Settings, worker: WorkerSettings) -> bool:

@@ -13,15 +13,18 @@ from dure_worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 
-def within_budget(worker: WorkerSettings, weights: Path, here: Budget | None) -> WorkerSettings:
+def within_budget(
+    worker: WorkerSettings, weights: Path, here: Budget | None, draft: Path | None = None
+) -> WorkerSettings:
     """The settings to serve with: as they are, or with `fit` smaller. Raises PlanTooLarge, ModelCorrupt.
 
-    here: None where the machine does not tell its memory, as macOS; nothing is checked then.
+    here: None where the machine does not tell its memory, as macOS; nothing is checked then. draft: weights of the
+    model that guesses, if one does.
     """
     here = limited(here, worker.memory_mib)
     if here is None:
         return worker
-    load, plan = planned(worker, gguf.read(weights), here)
+    load, plan = planned(worker, gguf.read(weights), here, gguf.read(draft) if draft else None)
     log.info(
         "planned: %d MiB at its peak, of %d (%s)",
         plan.rss // MIB,
@@ -32,12 +35,18 @@ def within_budget(worker: WorkerSettings, weights: Path, here: Budget | None) ->
     return replace_load(worker, load)
 
 
-def planned(worker: WorkerSettings, source: Gguf, here: Budget) -> tuple[Load, Plan]:
+def planned(worker: WorkerSettings, source: Gguf, here: Budget, draft: Gguf | None = None) -> tuple[Load, Plan]:
     """What it is to do at once, with `fit` perhaps less than wanted, and what that takes. Raises PlanTooLarge."""
     # A mapped file's pages are the system's to drop: they are planned for all the same, since without them in memory
     # every token waits for the disk.
     num_bytes, shape = memory_plan.of_gguf(source, worker.engine)
-    wanted = Load(worker.slots, worker.context, worker.prompt_cache_mib * MIB, engine=worker.engine)
+    wanted = Load(
+        worker.slots, worker.context, worker.prompt_cache_mib * MIB, engine=worker.engine, kv_bits=worker.kv_bits
+    )
+    if draft is not None and worker.engine == "ark":
+        # Not made smaller with the slots: what guesses is small.
+        small = memory_plan.plan(*memory_plan.of_gguf(draft, "ark"), replace(wanted, kv_bits=16))
+        num_bytes += small.weights + small.kv_cache
     load = (budget.fitted(here, num_bytes, shape, wanted) if worker.fit else None) or wanted
     return load, budget.require(here, num_bytes, shape, load)
 

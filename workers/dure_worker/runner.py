@@ -139,6 +139,7 @@ class Runner:
             max_tokens=prompt.max_tokens,
             stop=payload.stop,
             sampling=payload.sampling,
+            overflow=payload.overflow or "refuse",
             # As its hint: somebody may have seen half an answer.
             priority=keys.PRIORITY_NORMAL if claim.attempt == 1 else keys.PRIORITY_URGENT,
         )

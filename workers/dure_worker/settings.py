@@ -45,6 +45,24 @@ class WorkerSettings(SectionSettings):
     prompt_cache_mib: int = Field(
         default=64, ge=0, le=65536, description="Memory for prompts of conversations that lost their slot. 0: none."
     )
+    kv_bits: Literal[16, 8] = Field(
+        default=16,
+        description="Of a number of the KV cache, which keeps what was read of each conversation. 8: half the memory, "
+        "a little less exact.",
+    )
+    kv_disk_mib: int = Field(
+        default=0,
+        ge=0,
+        le=1 << 20,
+        description="Disk space for the KV caches of conversations that lost their slot or outlived a restart, so that "
+        "they are not read again (engine ark). They tell what was said, and are deleted with the conversations' own "
+        "time. 0: none.",
+    )
+    draft_model: str = Field(
+        default="",
+        description="A smaller model of the same vocabulary that guesses for this one (engine ark). Its memory is "
+        "planned too. Empty: guesses come from the text alone.",
+    )
     load: Literal["copy", "mmap"] = Field(
         default="copy",
         description="copy: weights in private memory, in the CPU's fast layout. mmap: shared with the page cache, "
@@ -78,6 +96,11 @@ class WorkerSettings(SectionSettings):
     scripted_faults: bool = Field(
         default=False, description="`scripted` dies at <die>, stands still at <hang>, and takes memory at <grow>."
     )
+
+    @field_validator("kv_bits", mode="before")
+    @classmethod
+    def _is_number(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
 
     @field_validator("name")
     @classmethod

@@ -66,7 +66,14 @@ def key_of(weights: Path, cpu: Cpu, candidates: Mapping[str, WorkerSettings]) ->
         "weights": {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns},
         "versions": {name: version for name in _PACKAGES if (version := _version(name))},
         "settings": {
-            name: {"slots": each.slots, "context": each.context, "threads": each.num_threads, "load": each.load}
+            name: {
+                "slots": each.slots,
+                "context": each.context,
+                "threads": each.num_threads,
+                "load": each.load,
+                "kv_bits": each.kv_bits,
+                "draft_model": each.draft_model,
+            }
             for name, each in candidates.items()
         },
     }

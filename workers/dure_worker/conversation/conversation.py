@@ -17,7 +17,7 @@ _ANSWER_SHARE = 4
 class Prompt:
     messages: list[Message]
     num_tokens: int
-    max_tokens: int  # what is left for the answer, at most what was asked for
+    max_tokens: int  # what was asked for, or what is left of the context where the answer ends with it
 
 
 class Conversation:
@@ -30,14 +30,17 @@ class Conversation:
     def fit(self, payload: JobPayload) -> Prompt:
         """Leave out the oldest turns until the rest fits; never the system message, never the last question.
 
-        Raises ContextOverflow when these two alone do not fit.
+        Raises ContextOverflow when these two alone do not fit, unless the payload's overflow is `window`: then the
+        engine forgets a part of them, and the answer may outgrow the context.
         """
+        can_outgrow = payload.overflow == "window"
         system, turns = _split(payload)
         budget = self._context - min(payload.max_tokens, self._context // _ANSWER_SHARE)
         while True:
             num_tokens = self._count_tokens([system, *turns])
-            if num_tokens <= budget:
-                return Prompt([system, *turns], num_tokens, min(payload.max_tokens, self._context - num_tokens))
+            if num_tokens <= budget or (can_outgrow and len(turns) <= 1):
+                room = payload.max_tokens if can_outgrow else self._context - num_tokens
+                return Prompt([system, *turns], num_tokens, min(payload.max_tokens, room))
             if len(turns) <= 1:
                 raise ContextOverflow(num_tokens, budget)
             turns = _without_oldest(turns)

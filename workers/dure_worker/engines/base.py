@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from dure.errors import BadRequest
-from dure.job import Message, Sampling, Usage
+from dure.job import Message, Overflow, Sampling, Usage
 from dure.keys import PRIORITY_NORMAL
 from dure.writing import Script
 
@@ -32,7 +32,7 @@ class GenerateRequest:
     prefix: str = ""
     stop: list[str] = field(default_factory=list)
     sampling: Sampling = Sampling()
-    overflow: Literal["refuse", "window"] = "refuse"
+    overflow: Overflow = "refuse"
     priority: int = PRIORITY_NORMAL
 
 

@@ -45,6 +45,7 @@ class LlamaEngine:
 
     num_threads   compute threads, at most the cores of this box: more make it many times slower
     cache_mib     memory for prompts that lost their slot
+    kv_bits       of a number of the KV cache: 16, or 8 for half the memory
     is_mapped     share the file with the page cache instead of copying it. Not both: the fast layout of the copy on
                   top of a mapped file nearly doubles the resident memory
     """
@@ -59,11 +60,14 @@ class LlamaEngine:
         num_threads: int = 2,
         cache_mib: int = 64,
         is_mapped: bool = False,
+        kv_bits: int = 16,
     ) -> None:
         self.info = EngineInfo("llama", model, num_slots, context)
         key = secrets.token_hex(16)
         params = _params(path, num_slots, context, num_threads, cache_mib, is_mapped)
         params.api_keys = [key]
+        if kv_bits == 8:  # noqa: PLR2004
+            params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_Q8_0
         try:
             self._server = _as_batch_work(lambda: xllamacpp.Server(params))
         except (RuntimeError, ValueError) as error:

@@ -14,7 +14,7 @@ from dure_worker.engines.ark.chat_tokenizer import ChatTokenizer
 from dure_worker.engines.ark.decoder import Decoder
 from dure_worker.engines.ark.draft_model import DraftModel
 from dure_worker.engines.ark.guesses import Guesses
-from dure_worker.engines.ark.kv_cache import KvCache, Precision
+from dure_worker.engines.ark.kv_cache import KvCache
 from dure_worker.engines.ark.kv_store import KvStore, common
 from dure_worker.engines.ark.loading import load, packed
 from dure_worker.engines.ark.packing import AS_IN_THE_FILE, Recipe
@@ -33,7 +33,7 @@ class ArkEngine:
     """Serves one GGUF file.
 
     num_threads    compute threads, at most the cores of this box
-    kv             how exactly keys and values are kept
+    kv_bits        of a number of the KV cache: 16, or 8 for half the memory
     kv_folder      where conversations' keys and values go that lose their slot, up to kv_disk_mib; 0: nowhere
     draft          the GGUF file of a smaller model of the same vocabulary, which guesses for this one
     """
@@ -47,7 +47,7 @@ class ArkEngine:
         context: int = 2048,
         num_threads: int = 2,
         recipe: Recipe = AS_IN_THE_FILE,
-        kv: Precision = Precision.BF16,
+        kv_bits: int = 16,
         kv_folder: Path | None = None,
         kv_disk_mib: int = 0,
         draft: Path | None = None,
@@ -58,11 +58,11 @@ class ArkEngine:
         self._tokenizer = ChatTokenizer(source)
         self._vocabulary = Vocabulary(self._tokenizer.pieces, self._tokenizer.ends)
         decoder = load(source, recipe)
-        cache = KvCache(decoder.config, num_slots, context, kv)
+        cache = KvCache(decoder.config, num_slots, context, kv_bits)
         store = None
         if kv_folder is not None and kv_disk_mib:
             name = packed(path, recipe).stem
-            store = KvStore(kv_folder, kv_disk_mib << 20, f"{name} {kv} {__version__}")
+            store = KvStore(kv_folder, kv_disk_mib << 20, f"{name} {kv_bits} {__version__}")
         self._slots = Slots(cache, num_slots, store)
         model_of_guesses = None if draft is None else DraftModel(_draft(draft, source), num_slots, context)
         self._scheduler = Scheduler(decoder, cache, self._slots, Guesses(model_of_guesses))

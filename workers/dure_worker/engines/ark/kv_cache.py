@@ -1,7 +1,5 @@
 """Keys and values of every slot's whole context, in one piece from the start."""
 
-from enum import StrEnum
-
 import torch
 
 from dure_worker.engines.ark.config import DecoderConfig
@@ -13,23 +11,16 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 BLOCK = 64
 
 
-class Precision(StrEnum):
-    """int8 takes half the memory; a cell's codes share a scale for each head."""
-
-    BF16 = "bf16"
-    INT8 = "int8"
-
-
 class KvCache:
-    """parts    what the cells are made of, each (layers, slots, 2, kv_heads, context, …): keys, then values"""
+    """bits     of a number: 16 (bfloat16), or 8 with a scale for each head of a cell, in half the memory
+    parts    what the cells are made of, each (layers, slots, 2, kv_heads, context, …): keys, then values
+    """
 
-    def __init__(
-        self, config: DecoderConfig, num_slots: int, context: int, precision: Precision = Precision.BF16
-    ) -> None:
+    def __init__(self, config: DecoderConfig, num_slots: int, context: int, bits: int = 16) -> None:
         shape = config.shape
         # Attention takes whole blocks.
         cells = (shape.layers, num_slots, 2, shape.kv_heads, -(-context // BLOCK) * BLOCK)
-        self._is_int8 = precision is Precision.INT8
+        self._is_int8 = bits == 8  # noqa: PLR2004
         if self._is_int8:
             codes = torch.zeros(*cells, shape.head_dim, dtype=torch.int8)
             self.parts = [codes, torch.zeros(*cells, 1)]
