@@ -118,8 +118,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
 def test_loading_packed_weights_takes_little_more_than_they_are(fetched: Callable[[str], Path]) -> None:
     """A copy in floats would be 2 GB."""
     pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
-    from dure_worker.engines.ark.loading import packed  # noqa: PLC0415
-    from dure_worker.engines.ark.packing import AS_IN_THE_FILE  # noqa: PLC0415
+    from dure_worker.engines.ark.loading import packed
+    from dure_worker.engines.ark.packing import AS_IN_THE_FILE
 
     weights = fetched("qwen2.5-coder-0.5b-korean")
     size = packed(weights, AS_IN_THE_FILE).stat().st_size

@@ -201,12 +201,14 @@ def _with_bits(found: Codes, bits: int, group: int, inputs: Inputs | None = None
     return compensated(found, bits, group, inputs)
 
 
+def _tell(percent: int) -> None:
+    print(f"{percent} %", flush=True)  # noqa: T201 - whoever started this process logs it
+
+
 def main() -> None:
     source, target, recipe = sys.argv[1:]
     try:
-        pack(
-            Path(source), Path(target), Recipe(**json.loads(recipe)), lambda percent: print(f"{percent} %", flush=True)
-        )
+        pack(Path(source), Path(target), Recipe(**json.loads(recipe)), _tell)
     except DureError as error:
         kind = next(each for each in type(error).__mro__ if each.__module__ == errors.__name__)
         sys.exit(f"{kind.__name__}: {error}")
