@@ -36,8 +36,8 @@ class Recipe:
     """Into how many bits, and groups of how many weights, matrices are fitted. 0: as exactly as the file has them.
 
     head_bits     of the output
-    more_bits     of matrices whose loss costs most (queries, keys and values; the one that ends the feed-forward part), as
-                  llama.cpp's Q4_K_M gives them more; 0: as the others
+    more_bits     of the matrices whose loss costs most: queries, keys and values; the end of the feed-forward part.
+                  llama.cpp's Q4_K_M gives such more, too. 0: as the others
     method        how: by the weights alone, by the importance of their inputs, or with later columns making good what
                   earlier ones lost (GPTQ). The last two need a pass over a Korean text.
     """
