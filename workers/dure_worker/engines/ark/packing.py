@@ -210,7 +210,8 @@ def _with_bits(found: Codes, bits: int, group: int, inputs: Inputs | None = None
 
 
 def _tell(percent: int) -> None:
-    print(f"{percent} %", flush=True)  # noqa: T201 - whoever started this process logs it
+    sys.stdout.write(f"{percent} %\n")
+    sys.stdout.flush()
 
 
 def main() -> None:
