@@ -35,6 +35,7 @@ RECIPES = {
     "int4, group 32": Recipe(4, 32),
     "int4, group 32, importance": Recipe(4, 32, method="importance"),
     "int4, group 32, GPTQ": Recipe(4, 32, method="gptq"),
+    "int4 and int5, group 32, GPTQ": Recipe(4, 32, more_bits=5, method="gptq"),
     "int4, group 64, GPTQ": Recipe(4, 64, method="gptq"),
     "int4, group 128, GPTQ": Recipe(4, 128, method="gptq"),
     "int2, group 32": Recipe(2, 32),

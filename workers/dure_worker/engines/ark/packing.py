@@ -33,6 +33,7 @@ OPTIONAL_NORMS = {
     "ffn_post_norm": "post_ffw_norm",
 }
 _OF_A_LAYER = 4  # matrices
+_COSTLY = ("qkv", "down")
 # Rows of a matrix that are read at a time.
 _ROWS = 4096
 
@@ -42,6 +43,8 @@ class Recipe:
     """Into how many bits, and groups of how many weights, matrices are fitted. 0: as exactly as the file has them.
 
     head_bits     of the output
+    more_bits     of the matrices whose loss costs most: queries, keys and values; the end of the feed-forward part.
+                  llama.cpp's Q4_K_M gives such more, too. 0: as the others
     method        how: by the weights alone, by the importance of their inputs, or with later columns making good what
                   earlier ones lost (GPTQ). The last two need a pass over a Korean text.
     """
@@ -49,7 +52,12 @@ class Recipe:
     bits: int = 0
     group: int = 32
     head_bits: int = 8
+    more_bits: int = 0
     method: Literal["plain", "importance", "gptq"] = "plain"
+
+    def bits_of(self, name: str) -> int:
+        """Of the matrix of that name in a packed file."""
+        return self.more_bits if self.more_bits and name.endswith(_COSTLY) else self.bits
 
 
 AS_IN_THE_FILE = Recipe()
@@ -123,7 +131,7 @@ class _Packing:
     def _fit(self, target: str, source: str, names: tuple[str, ...], x: torch.Tensor | None = None) -> Linear:
         found = [self._codes(f"{source}{name}.weight") for name in names]
         biases = [self._optional(f"{source}{name}.bias") for name in names]
-        bits = self._recipe.bits or max(map(_exact_bits, found))
+        bits = self._recipe.bits_of(target) or max(map(_exact_bits, found))
         inputs = None if x is None else Inputs(x, self._recipe.group, is_alone=self._recipe.method == "importance")
         found = [_with_bits(each, bits, self._recipe.group, inputs) for each in found]
         whole = Codes(
