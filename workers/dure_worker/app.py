@@ -94,6 +94,8 @@ def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
     weights = artifact.require(settings.model, settings.models_dir)
     if worker.engine == "ark":
         return _ark(weights, settings, worker)
+    if worker.engine == "transformers":
+        return _transformers(weights, settings, worker)
     # Loading the runtime costs 100 MB and a second; who serves `scripted` does not pay for it.
     from dure_worker.engines.llama import LlamaEngine  # noqa: PLC0415
 
@@ -112,10 +114,29 @@ def _ark(weights: Path, settings: Settings, worker: WorkerSettings) -> Engine:
     try:
         from dure_worker.engines.ark.engine import ArkEngine  # noqa: PLC0415
     except ImportError as error:
-        raise EngineError(f"the ark engine needs more packages ({error.name}): pip install 'dure[torch]'") from None
+        raise _lacks_extra("ark", error) from None
     return ArkEngine(
         weights, settings.model, num_slots=worker.slots, context=worker.context, num_threads=worker.num_threads
     )
+
+
+def _transformers(weights: Path, settings: Settings, worker: WorkerSettings) -> Engine:
+    try:
+        from dure_worker.engines.transformers_engine import TransformersEngine  # noqa: PLC0415
+    except ImportError as error:
+        raise _lacks_extra("transformers", error) from None
+    return TransformersEngine(
+        weights,
+        settings.model,
+        num_slots=worker.slots,
+        context=worker.context,
+        num_threads=worker.num_threads,
+        weights=worker.weights,
+    )
+
+
+def _lacks_extra(engine: str, error: ImportError) -> EngineError:
+    return EngineError(f"the {engine} engine needs more packages ({error.name}): pip install 'dure[torch]'")
 
 
 def _is_scripted(settings: Settings, worker: WorkerSettings) -> bool:

@@ -19,8 +19,9 @@ def within_budget(worker: WorkerSettings, weights: Path, here: Budget | None) ->
     """
     # A mapped file's pages are the system's to drop: they are planned for all the same, since without them in memory
     # every token waits for the disk.
-    num_bytes, shape = memory_plan.of_gguf(gguf.read(weights), worker.engine)
-    wanted = Load(worker.slots, worker.context, worker.prompt_cache_mib * MIB, engine=worker.engine)
+    num_bytes, shape = memory_plan.of_gguf(gguf.read(weights), worker.engine, worker.weights)
+    cache_bytes = worker.prompt_cache_mib * MIB
+    wanted = Load(worker.slots, worker.context, cache_bytes, engine=worker.engine, weights=worker.weights)
     here = _limited(here, worker.memory_mib)
     if here is None:
         return worker

@@ -19,9 +19,13 @@ class WorkerSettings(SectionSettings):
         default_factory=lambda: f"{_safe(socket.gethostname())}-{os.getpid()}",
         description="Unique in the cluster: a worker that starts under the name of a live one takes its queue.",
     )
-    engine: Literal["llama", "ark", "scripted"] = Field(
+    engine: Literal["llama", "ark", "transformers", "scripted"] = Field(
         default="llama",
-        description="What computes the answers. llama: on every CPU. ark (dure[torch]): on x86 with AVX512-VNNI.",
+        description="What computes the answers. llama: on every CPU. ark (dure[torch]): on x86 with AVX512-VNNI. "
+        "transformers (dure[torch]): the reference, slow and large.",
+    )
+    weights: Literal["bf16", "float32", "int8", "nf4"] = Field(
+        default="bf16", description="How the transformers engine holds the weights; other engines pass over it."
     )
     slots: int = Field(default=4, ge=1, le=64, description="Answers generated at once; further jobs wait in the queue.")
     context: int = Field(

@@ -12,13 +12,8 @@ from dure.errors import BadRequest, ModelUnsupported
 from dure.gguf import CONTROL, NORMAL, USER_DEFINED, Gguf
 from dure.job import Message
 from dure.split_patterns import PATTERNS
-from dure_worker.engines.control_tokens import ControlTokens, control_tokens
+from dure_worker.engines.control_tokens import TURN_ENDS, ControlTokens, control_tokens
 
-# Ends of a turn by their names, beside the one that the file names. Source: llama.cpp's llama-vocab.cpp.
-_ENDS = {
-    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>",
-    "[|endofturn|]", "<EOT>",
-}  # fmt: skip
 _CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
     "{% endfor %}{{ '<|im_start|>assistant\n' }}"
@@ -45,7 +40,9 @@ class ChatTokenizer:
         self._names = {"bos_token": _name(names, begin), "eos_token": _name(names, end)}
         self._template = _environment().from_string(source.get("tokenizer.chat_template") or _CHATML)
         self.ends = frozenset(
-            number for number, name in enumerate(names) if number == end or (kinds[number] == CONTROL and name in _ENDS)
+            number
+            for number, name in enumerate(names)
+            if number == end or (kinds[number] == CONTROL and name in TURN_ENDS)
         )
 
     def prompt(self, messages: list[Message], prefix: str = "") -> list[int]:
