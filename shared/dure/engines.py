@@ -17,6 +17,12 @@ LLAMA = frozenset(_LLAMA.split())
 # What dure_worker/engines/ark computes itself, from a byte-level BPE vocabulary.
 ARK = frozenset({"gemma3", "gptneox", "llama", "qwen2", "qwen3"})
 
+# GGUF files that dure_worker/engines/transformers_engine.py takes: those that transformers reads, of what `llama` runs.
+_TRANSFORMERS = """
+bloom falcon gemma2 gemma3 gpt-oss gpt2 lfm2 llama nemotron phi3 qwen2 qwen2moe qwen3 qwen3moe stablelm starcoder2
+"""
+TRANSFORMERS = frozenset(_TRANSFORMERS.split())
+
 # Checkpoints (config.json, model_type) that dure_workshop/convert.py knows.
 CONVERTIBLE = frozenset({"llama", "qwen2", "qwen3"})
 
@@ -24,7 +30,8 @@ CONVERTIBLE = frozenset({"llama", "qwen2", "qwen3"})
 def that_run(architecture: str) -> list[str]:
     """Names of the engines that serve a GGUF file of this architecture. Raises ModelUnsupported if none does."""
     if architecture in LLAMA:
-        return ["llama", "ark"] if architecture in ARK else ["llama"]
+        others = {"ark": ARK, "transformers": TRANSFORMERS}
+        return ["llama", *(name for name, known in others.items() if architecture in known)]
     raise ModelUnsupported(
         f"no engine of this release runs the architecture {architecture or '(none named)'}: `llama` runs "
         f"{', '.join(sorted(LLAMA))}"

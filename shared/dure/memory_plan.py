@@ -7,7 +7,7 @@ below say where), and tests/integration/test_memory_plan_measured.py compares th
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -45,6 +45,11 @@ _SAMPLER_BYTES_PER_TOKEN = 20
 _TORCH_BYTES = 210 * MIB
 _TOKENIZERS_BYTES_PER_TOKEN = 600
 _ARK_ROWS = 256
+
+# The transformers engine: torch, transformers and bitsandbytes before a model is loaded (measured); bytes of a weight
+# by DURE_WORKER_WEIGHTS. int8 and nf4 are made from bf16 when all of that is there: its peak is theirs.
+_TRANSFORMERS_BYTES = 370 * MIB
+_BYTES_PER_WEIGHT = {"bf16": 2, "float32": 4, "int8": 2, "nf4": 2}
 
 # Kiwi with its language model, resident (measured; shared/docs). The worker does not load it today.
 KIWI_BYTES = 335 * MIB
@@ -105,7 +110,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Load:
-    """What a worker is to do at once."""
+    """What a worker is to do at once. weights: DURE_WORKER_WEIGHTS of the transformers engine."""
 
     slots: int = 4
     context: int = 2048
@@ -113,6 +118,7 @@ class Load:
     has_editor: bool = False
     engine: str = "llama"
     kv_bits: int = 16
+    weights: str = "bf16"
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,8 @@ def plan(weights: int, shape: Shape, load: Load = Load(), reserve: int = 0) -> P
     """weights: bytes, as the engine holds them."""
     if load.engine == "ark":
         return _ark_plan(weights, shape, load, reserve)
+    if load.engine == "transformers":
+        return _transformers_plan(weights, shape, load, reserve)
     return Plan(
         weights=weights,
         kv_cache=kv_cache_bytes(shape, load),
@@ -179,6 +187,17 @@ def _ark_plan(weights: int, shape: Shape, load: Load, reserve: int) -> Plan:
     )
 
 
+def _transformers_plan(weights: int, shape: Shape, load: Load, reserve: int) -> Plan:
+    """As the ark engine's, with larger libraries; keys and values have the precision that is computed in."""
+    ark = _ark_plan(weights, shape, load, reserve)
+    precision = _F32 if load.weights == "float32" else _F16
+    return replace(
+        ark,
+        kv_cache=ark.kv_cache * precision // _F16,
+        engine=_TRANSFORMERS_BYTES + shape.vocab * _TOKENIZERS_BYTES_PER_TOKEN,
+    )
+
+
 def _tokenizer_bytes(shape: Shape) -> int:
     return shape.vocab * (_BYTES_PER_TOKEN_WITH_MERGES if shape.has_merges else _BYTES_PER_TOKEN)
 
@@ -202,8 +221,8 @@ def _compute_bytes(shape: Shape, load: Load) -> int:
     return _BATCH * row * _F32 + load.slots * shape.vocab * _SAMPLER_BYTES_PER_TOKEN
 
 
-def of_gguf(source: Gguf, engine: str = "llama") -> tuple[int, Shape]:
-    """Bytes of the weights as that engine holds them, and the shape.
+def of_gguf(source: Gguf, engine: str = "llama", weights: str = "bf16") -> tuple[int, Shape]:
+    """Bytes of the weights as that engine holds them, and the shape. weights: as in Load.
 
     Raises ModelCorrupt where the header lacks it or contradicts itself.
     """
@@ -217,7 +236,12 @@ def of_gguf(source: Gguf, engine: str = "llama") -> tuple[int, Shape]:
         ) from None
     if engine == "ark":
         return _packed_bytes(source), shape
-    return sum(tensor.num_bytes for tensor in source.tensors.values()), shape
+    in_file = sum(tensor.num_bytes for tensor in source.tensors.values())
+    if engine == "transformers":
+        # The file is mapped until the last of it is unpacked, one tensor after the other, in float32.
+        sizes = [tensor.num_weights for tensor in source.tensors.values()]
+        return sum(sizes) * _BYTES_PER_WEIGHT[weights] + max(sizes) * _F32 + in_file, shape
+    return in_file, shape
 
 
 # Bits of a packed weight: minima are fitted away with one bit more.

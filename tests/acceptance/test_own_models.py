@@ -51,7 +51,7 @@ def with_architecture(path: Path, name: str) -> Path:
 def test_an_added_model_is_listed_verified_planned_and_removed_like_any_other(desk: Desk, model: Path) -> None:
     added = json.loads(desk.run("add", model, "--json").stdout)
     assert added["name"] == "my-model.q4_k_m"
-    assert added["engines"] == ["llama", "ark"]
+    assert added["engines"] == ["llama", "ark", "transformers"]
     assert Path(added["path"]).read_bytes() == model.read_bytes()
     rows = {row["name"]: row for row in desk.json("list")}
     row = rows[added["name"]]
@@ -147,7 +147,7 @@ def test_embeddings_that_are_not_the_vocabularys_are_refused(desk: Desk, tmp_pat
 def test_a_checkpoint_is_converted_and_becomes_a_model_like_any_other(desk: Desk, tmp_path: Path) -> None:
     checkpoint = TinyDecoder.make("qwen3").write(tmp_path / "checkpoint")
     added = json.loads(desk.run("add", checkpoint, "--name", "mine", "--precision", "q8_0", "--json").stdout)
-    assert (added["architecture"], added["engines"]) == ("qwen3", ["llama", "ark"])
+    assert (added["architecture"], added["engines"]) == ("qwen3", ["llama", "ark", "transformers"])
     assert added["has_chat_template"]
     manifest = artifact.read(folder(desk, "mine"))
     assert manifest is not None

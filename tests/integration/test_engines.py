@@ -1,4 +1,7 @@
-"""The contract of every engine, over all of them. `llama` and `ark` run the real 0.5B."""
+"""The contract of every engine, over all of them. `llama` and `ark` run the real 0.5B, `transformers` a random Llama:
+
+its tests against the library's own answers are in tests/unit/test_transformers_engine.py.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -41,12 +44,24 @@ def _ark(request: pytest.FixtureRequest) -> Iterator[Engine]:
     engine.close()
 
 
+@pytest.fixture(scope="session")
+def _transformers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    pytest.importorskip("transformers", reason="the extra `torch` is not installed")
+    import tiny_transformer
+    from dure_worker.engines.transformers_engine import TransformersEngine
+
+    path = tiny_transformer.write(tmp_path_factory.mktemp("tiny") / "llama", "llama")
+    engine = TransformersEngine(path, "tiny", num_slots=2, context=CONTEXT, weights="float32")
+    yield engine
+    engine.close()
+
+
 REAL = ["llama", "ark"]
 
 
-@pytest.fixture(params=["scripted", *(pytest.param(name, marks=pytest.mark.weights) for name in REAL)])
+@pytest.fixture(params=["scripted", "transformers", *(pytest.param(name, marks=pytest.mark.weights) for name in REAL)])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    if request.param in REAL:
+    if request.param != "scripted":
         found: Engine = request.getfixturevalue(f"_{request.param}")
         return found
     return ScriptedEngine(num_slots=2, context=CONTEXT, token_s=0.005)

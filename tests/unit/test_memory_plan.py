@@ -150,6 +150,18 @@ def test_a_files_header_gives_weights_and_shape(tmp_path: Path) -> None:
     assert shape == Shape(2, 64, 4, 2, 16, 128, 8, is_tied=False)
 
 
+@pytest.mark.parametrize(("kind", "num_bytes"), [("bf16", 2), ("nf4", 2), ("float32", 4)])
+def test_transformers_unpacks_the_file_that_it_maps(tmp_path: Path, kind: str, num_bytes: int) -> None:
+    source = tiny(tmp_path / "m.gguf", extra=("output.weight",))
+    in_file, shape = memory_plan.of_gguf(source)
+    sizes = [tensor.num_weights for tensor in source.tensors.values()]
+    weights, _ = memory_plan.of_gguf(source, "transformers", kind)
+    assert weights == sum(sizes) * num_bytes + max(sizes) * 4 + in_file
+    load = Load(2, 512, engine="transformers", weights=kind)
+    kv = 2 * 512 * shape.layers * 2 * shape.kv_heads * shape.head_dim
+    assert plan(weights, shape, load).kv_cache == kv * num_bytes
+
+
 def test_a_header_with_a_number_for_each_layer_tells_convolutions_by_their_lack_of_kv_heads(tmp_path: Path) -> None:
     per_layer = Value(ValueType.ARRAY, [0, 2], ValueType.INT32)
     _, shape = memory_plan.of_gguf(tiny(tmp_path / "m.gguf", **{"qwen2.attention.head_count_kv": per_layer}))

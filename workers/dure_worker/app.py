@@ -97,6 +97,8 @@ def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
     weights = artifact.require(settings.model, settings.models_dir)
     if worker.engine == "ark":
         return _ark(weights, settings, worker)
+    if worker.engine == "transformers":
+        return _transformers(weights, settings, worker)
     # Loading the runtime costs 100 MB and a second; who serves `scripted` does not pay for it.
     from dure_worker.engines.llama import LlamaEngine  # noqa: PLC0415
 
@@ -113,7 +115,7 @@ def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
 
 
 def _ark(weights: Path, settings: Settings, worker: WorkerSettings) -> Engine:
-    rules.require_ark()
+    rules.require_packages("ark")
     from dure_worker.engines.ark.engine import ArkEngine  # noqa: PLC0415 - not everybody has torch
 
     return ArkEngine(
@@ -131,6 +133,20 @@ def _ark(weights: Path, settings: Settings, worker: WorkerSettings) -> Engine:
 
 def _draft(settings: Settings, worker: WorkerSettings) -> Path | None:
     return artifact.require(worker.draft_model, settings.models_dir) if worker.draft_model else None
+
+
+def _transformers(weights: Path, settings: Settings, worker: WorkerSettings) -> Engine:
+    rules.require_packages("transformers")
+    from dure_worker.engines.transformers_engine import TransformersEngine  # noqa: PLC0415 - as ark
+
+    return TransformersEngine(
+        weights,
+        settings.model,
+        num_slots=worker.slots,
+        context=worker.context,
+        num_threads=worker.num_threads,
+        weights=worker.weights,
+    )
 
 
 def _is_scripted(settings: Settings, worker: WorkerSettings) -> bool:

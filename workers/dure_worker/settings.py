@@ -19,10 +19,14 @@ class WorkerSettings(SectionSettings):
         default_factory=lambda: f"{_safe(socket.gethostname())}-{os.getpid()}",
         description="Unique in the cluster: a worker that starts under the name of a live one takes its queue.",
     )
-    engine: Literal["auto", "llama", "ark", "scripted"] = Field(
+    engine: Literal["auto", "llama", "ark", "transformers", "scripted"] = Field(
         default="auto",
         description="What computes the answers. llama: on every CPU. ark (dure[torch]): on x86 with AVX512-VNNI. "
-        "auto: ark where the CPU allows it and a measurement at the first start finds it clearly faster, else llama.",
+        "auto: ark where the CPU allows it and a measurement at the first start finds it clearly faster, else llama. "
+        "transformers (dure[torch]): the reference, slow and large.",
+    )
+    weights: Literal["bf16", "float32", "int8", "nf4"] = Field(
+        default="bf16", description="How the transformers engine holds the weights; other engines pass over it."
     )
     slots: int = Field(default=4, ge=1, le=64, description="Answers generated at once; further jobs wait in the queue.")
     context: int = Field(

@@ -48,8 +48,7 @@ def resolved(
 
     Raises EngineMissing, ModelMissing, ModelUnknown, ModelCorrupt.
     """
-    if worker.engine == "ark":
-        rules.require_ark()  # before a gigabyte is read
+    rules.require_packages(worker.engine)  # before a gigabyte is read
     if worker.engine != "auto" or settings.model == catalog.SCRIPTED:
         return worker
     choice = choose(settings, worker, here, cpu or Cpu.here(), measure)
@@ -89,9 +88,9 @@ def foreseen(settings: Settings, worker: WorkerSettings, here: Budget | None, cp
 
 
 def _require_able(settings: Settings, worker: WorkerSettings) -> None:
+    rules.require_packages(worker.engine)
     if worker.engine != "ark":
         return
-    rules.require_ark()
     with contextlib.suppress(ModelError):
         if reason := rules.against_ark(_header(settings)):
             raise SettingsError(f"DURE_WORKER_ENGINE=ark cannot serve {settings.model} ({reason}): choose auto")

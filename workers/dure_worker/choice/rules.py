@@ -11,7 +11,10 @@ from dure.gguf import Gguf
 from dure_worker.choice.record import Choice, Measured
 
 # By these the extra `torch` is known. Found, not imported: torch takes seconds and 200 MiB.
-_MODULES = ("torch", "auto_round_kernel", "numpy", "tokenizers", "jinja2")
+_MODULES_OF = {
+    "ark": ("torch", "auto_round_kernel", "numpy", "tokenizers", "jinja2"),
+    "transformers": ("torch", "transformers", "bitsandbytes", "gguf", "accelerate", "jinja2"),
+}
 # Without them the kernels compute in fp32. With them they may do so all the same: that is why flags only rule out.
 _VNNI = {"avx512_vnni", "avx_vnni"}
 
@@ -46,14 +49,14 @@ def against_ark(source: Gguf) -> str:
 
 
 def missing_for_ark(find: Finder = importlib.util.find_spec) -> list[str]:
-    return [name for name in _MODULES if find(name) is None]
+    return [name for name in _MODULES_OF["ark"] if find(name) is None]
 
 
-def require_ark(find: Finder = importlib.util.find_spec) -> None:
+def require_packages(engine: str, find: Finder = importlib.util.find_spec) -> None:
     """Raises EngineMissing."""
-    if missing := missing_for_ark(find):
+    if missing := [name for name in _MODULES_OF.get(engine, ()) if find(name) is None]:
         raise EngineMissing(
-            f"DURE_WORKER_ENGINE=ark needs more packages ({', '.join(missing)}): pip install 'dure[torch]', "
+            f"DURE_WORKER_ENGINE={engine} needs more packages ({', '.join(missing)}): pip install 'dure[torch]', "
             "or choose DURE_WORKER_ENGINE=auto"
         )
 

@@ -4,6 +4,11 @@ import re
 
 from dure.gguf import CONTROL, USER_DEFINED, Gguf
 
+# Ends of a turn by their names, beside the one that a model names. Source: llama.cpp's llama-vocab.cpp.
+TURN_ENDS = {
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>",
+    "[|endofturn|]", "<EOT>",
+}  # fmt: skip
 # Takes no room, and no tokenizer has it inside a control token.
 _BREAK = "\u200b"
 

@@ -12,15 +12,9 @@ from dure.errors import BadRequest, ModelUnsupported
 from dure.gguf import CONTROL, NORMAL, USER_DEFINED, Gguf
 from dure.job import Message
 from dure.split_patterns import PATTERNS, SENTENCEPIECE
-from dure_worker.engines.control_tokens import ControlTokens, control_tokens
-from dure_worker.engines.pieces import pieces
+from dure_worker.engines.control_tokens import TURN_ENDS, ControlTokens, control_tokens
+from dure_worker.engines.pieces import SPACE, pieces
 
-# Ends of a turn by their names, beside the one that the file names. Source: llama.cpp's llama-vocab.cpp.
-_ENDS = {
-    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>",
-    "[|endofturn|]", "<EOT>",
-}  # fmt: skip
-_SPACE = "\u2581"  # as SentencePiece writes it
 _CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
     "{% endfor %}{{ '<|im_start|>assistant\n' }}"
@@ -55,7 +49,9 @@ class ChatTokenizer:
         self._names = {"bos_token": _name(names, begin), "eos_token": _name(names, end)}
         self._template = _environment().from_string(source.get("tokenizer.chat_template") or _CHATML)
         self.ends = frozenset(
-            number for number, name in enumerate(names) if number == end or (kinds[number] == CONTROL and name in _ENDS)
+            number
+            for number, name in enumerate(names)
+            if number == end or (kinds[number] == CONTROL and name in TURN_ENDS)
         )
 
     def prompt(self, messages: list[Message], prefix: str = "") -> list[int]:
@@ -109,9 +105,9 @@ def _sentencepiece(source: Gguf, names: list[str]) -> Tokenizer:
     ]
     merges = [(left, right) for _, left, right in sorted(pairs, key=lambda pair: pair[0])]
     found = Tokenizer(models.BPE(vocab=numbers, merges=merges, byte_fallback=True))
-    steps: list[Any] = [normalizers.Replace(" ", _SPACE)]
+    steps: list[Any] = [normalizers.Replace(" ", SPACE)]
     if source.get("tokenizer.ggml.add_space_prefix", True):
-        steps.insert(0, normalizers.Prepend(_SPACE))
+        steps.insert(0, normalizers.Prepend(SPACE))
     found.normalizer = normalizers.Sequence(steps)
     return found
 
