@@ -15,7 +15,6 @@ from tiny_decoder import TinyDecoder
 
 torch = pytest.importorskip("torch", reason="the extra `ark` is not installed")
 pytest.importorskip("auto_round_kernel", reason="the extra `ark` is not installed")
-torch.set_num_threads(1)  # so little is computed that threads would only wait for each other
 
 from dure_worker.engines.ark.attention import Segment  # noqa: E402
 from dure_worker.engines.ark.decoder import Decoder  # noqa: E402

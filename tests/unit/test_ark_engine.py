@@ -21,7 +21,6 @@ from tiny_decoder import TinyDecoder
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
 pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
-torch.set_num_threads(1)  # so little is computed that threads would only wait for each other
 
 from dure_worker.engines.ark import scheduler  # noqa: E402
 from dure_worker.engines.ark.answer import Answer  # noqa: E402
@@ -53,7 +52,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def engine(weights: Path) -> Iterator[Engine]:
-    made = ArkEngine(weights, "tiny", num_slots=3, context=CONTEXT, num_threads=1)
+    made = ArkEngine(weights, "tiny", num_slots=3, context=CONTEXT)
     yield made
     made.close()
 
@@ -172,7 +171,7 @@ def test_the_more_urgent_of_those_that_wait_gets_the_slot(weights: Path, monkeyp
         return seat(self, new)
 
     monkeypatch.setattr(Slots, "seat", spy)
-    engine = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT, num_threads=1)
+    engine = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT)
     urgent = [ask(name, max_tokens=2, priority=keys.PRIORITY_URGENT) for name in ("urgent 1", "urgent 2")]
     waiting = [ask("normal 1", max_tokens=2), urgent[0], ask("normal 2", max_tokens=2), urgent[1]]
     Gate(engine, monkeypatch).run(ask("running", max_tokens=2), waiting)
@@ -184,7 +183,7 @@ def test_the_more_urgent_prompt_is_read_before_the_rest_of_another(
     weights: Path, computed: list[list[Segment]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "_MOST_CHUNK", scheduler._LEAST_CHUNK)
-    engine = ArkEngine(weights, "tiny", num_slots=3, context=CONTEXT, num_threads=1)
+    engine = ArkEngine(weights, "tiny", num_slots=3, context=CONTEXT)
     normal, urgent = ask("b 두 " * 15, max_tokens=1), ask("c 레 " * 15, max_tokens=1, priority=keys.PRIORITY_URGENT)
     Gate(engine, monkeypatch).run(ask("a 1 " * 15, max_tokens=1), [normal, urgent])
     read = [segments[-1].slot for segments in computed]
@@ -222,7 +221,7 @@ def test_a_second_turn_goes_on_from_the_first_though_its_answer_was_edited(
     num_prompt = engine.count_tokens(turns)
     num_read = sum(len(segment.ids) for segments in computed for segment in segments if segment.end <= num_prompt)
     assert num_read < num_prompt / 2
-    fresh = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT, num_threads=1)
+    fresh = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT)
     assert answer(fresh, ask("second", messages=turns)) == found
     fresh.close()
 
@@ -304,7 +303,7 @@ def test_an_answer_whose_step_fails_ends_alone(engine: Engine, monkeypatch: pyte
 
 
 def test_closing_ends_what_runs_and_what_waits(weights: Path) -> None:
-    engine = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT, num_threads=1)
+    engine = ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT)
     running = engine.generate(ask("hello", max_tokens=200))
     next(running)
     engine.close()
@@ -319,7 +318,7 @@ def test_a_smaller_model_may_guess_and_changes_no_answer(
 ) -> None:
     """It guesses for itself here, so that guesses are often right."""
     wanted = [answer(engine, ask(question, sampling)) for question in QUESTIONS]
-    guessing = ArkEngine(weights, "tiny", num_slots=3, context=CONTEXT, num_threads=1, draft=weights)
+    guessing = ArkEngine(weights, "tiny", num_slots=3, context=CONTEXT, draft=weights)
     computed.clear()
     assert [answer(guessing, ask(question, sampling)) for question in QUESTIONS] == wanted
     guessing.close()
@@ -330,4 +329,4 @@ def test_a_model_of_another_vocabulary_cannot_guess(weights: Path, tmp_path: Pat
     other = tmp_path / "other.gguf"
     other.write_bytes(weights.read_bytes().replace(b"<|begin|>", b"<|BEGIN|>"))
     with pytest.raises(ModelUnsupported, match="vocabularies differ"):
-        ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT, num_threads=1, draft=other)
+        ArkEngine(weights, "tiny", num_slots=1, context=CONTEXT, draft=other)

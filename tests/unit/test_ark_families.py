@@ -14,7 +14,6 @@ from dure import engines, gguf
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
 pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
-torch.set_num_threads(1)  # so little is computed that threads would only wait for each other
 pytest.importorskip("transformers", reason="the extra `torch` is not installed")
 
 from dure_worker.engines.ark import loading  # noqa: E402

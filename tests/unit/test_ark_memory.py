@@ -20,7 +20,6 @@ from tiny_decoder import TinyDecoder
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
 pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
-torch.set_num_threads(1)  # so little is computed that threads would only wait for each other
 
 from dure import gguf  # noqa: E402
 from dure_worker.engines.ark.attention import Segment  # noqa: E402
@@ -50,7 +49,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make(weights: Path, request: pytest.FixtureRequest) -> Make:
     def made(**changes: object) -> ArkEngine:
-        engine = ArkEngine(weights, "tiny", **({"num_slots": 1, "context": CONTEXT, "num_threads": 1} | changes))  # type: ignore[arg-type]
+        engine = ArkEngine(weights, "tiny", **({"num_slots": 1, "context": CONTEXT} | changes))  # type: ignore[arg-type]
         request.addfinalizer(engine.close)
         return engine
 

@@ -164,7 +164,7 @@ def test_an_answer_ends_where_the_model_ends_it(tmp_path: Path, start: Any) -> N
 
 def test_a_model_without_a_template_gets_a_plain_one_and_stops_before_the_next_question(tmp_path: Path) -> None:
     loaded = loading.load(tiny_transformer.write(tmp_path / "m", "gpt_neox", template=None), "float32")
-    text = ChatText(loaded.tokenizer, loaded.ends)
+    text = ChatText(loaded.tokenizer, loaded.ends, loaded.model.config.vocab_size)
     turns = [
         Message("system", "짧게."),
         Message("user", "둘?"),
@@ -182,7 +182,7 @@ def test_a_template_without_a_system_has_its_words_before_the_first_question(tmp
         "[{{ m.role }}] {{ m.content }}{% endfor %}"
     )
     loaded = loading.load(tiny_transformer.write(tmp_path / "m", "llama", template=template), "float32")
-    text = ChatText(loaded.tokenizer, loaded.ends)
+    text = ChatText(loaded.tokenizer, loaded.ends, loaded.model.config.vocab_size)
     system, user = Message("system", "짧게."), Message("user", "둘?")
     assert text.decode(text.prompt([system, user])) == "[user] 짧게.\n\n둘?"
     with pytest.raises(BadRequest, match="no system"):
@@ -193,7 +193,7 @@ def test_a_character_of_several_tokens_comes_whole_and_a_broken_one_does_not_hol
     folder: Callable[[str], Path],
 ) -> None:
     loaded = loading.load(folder("llama"), "float32")
-    text = ChatText(loaded.tokenizer, loaded.ends)
+    text = ChatText(loaded.tokenizer, loaded.ends, loaded.model.config.vocab_size)
 
     def ids(raw: bytes) -> list[int]:
         from dure.byte_tokens import as_token

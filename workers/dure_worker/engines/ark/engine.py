@@ -3,12 +3,11 @@
 from collections.abc import Generator
 from pathlib import Path
 
-import torch
-
 from dure import __version__, gguf
 from dure.errors import BadRequest, ContextOverflow, EngineError, ModelUnsupported
 from dure.gguf import Gguf
 from dure.job import Message
+from dure_worker.engines.ark import threads
 from dure_worker.engines.ark.answer import Answer
 from dure_worker.engines.ark.chat_tokenizer import ChatTokenizer
 from dure_worker.engines.ark.decoder import Decoder
@@ -53,7 +52,7 @@ class ArkEngine:
         draft: Path | None = None,
     ) -> None:
         self.info = EngineInfo("ark", model, num_slots, context)
-        torch.set_num_threads(num_threads)
+        threads.decide(num_threads)
         source = gguf.read(path)
         self._tokenizer = ChatTokenizer(source)
         self._vocabulary = Vocabulary(self._tokenizer.pieces, self._tokenizer.ends)

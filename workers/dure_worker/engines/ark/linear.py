@@ -6,6 +6,7 @@ import auto_round_kernel as ark
 import numpy as np
 import torch
 
+from dure_worker.engines.ark import threads
 from dure_worker.engines.ark.blocks import Codes
 
 # Activations are quantized to int8 row by row, which AVX512-VNNI multiplies; without it the library computes in fp32.
@@ -34,6 +35,7 @@ class Linear:
         """Without loss: scales take 16 bits where these hold them, else 32."""
         if codes.minima is not None:
             raise ValueError("blocks with minima have no packed form: fit them first")
+        threads.prepare()
         n, k = codes.codes.shape
         scales = torch.from_numpy(np.ascontiguousarray(codes.scales.T))
         kind = "bf16" if torch.equal(scales.bfloat16().float(), scales) else "fp32"
@@ -55,6 +57,7 @@ class Linear:
         return [self.n, self.k, self.bits, self.group, self.scales]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        threads.prepare()
         found: torch.Tensor = ark.woqgemm(
             x, self.blob, self.bias, self.n, self.k, self.group, _COMPUTE, f"int{self.bits}", self.scales,
             _HAS_ZERO_POINTS,

@@ -9,7 +9,7 @@ from itertools import count, islice
 import torch
 
 from dure.errors import EngineError
-from dure_worker.engines.ark import order
+from dure_worker.engines.ark import order, threads
 from dure_worker.engines.ark.answer import Answer
 from dure_worker.engines.ark.attention import Segment
 from dure_worker.engines.ark.decoder import Decoder
@@ -57,6 +57,7 @@ class Scheduler:
 
     def _run(self) -> None:
         lower_priority()
+        threads.prepare()
         while self._admit():
             for slot in self._slots.active:
                 if slot.answer is not None and slot.answer.cancelled.is_set():

@@ -1,0 +1,40 @@
+"""How many threads the kernels compute with, which the process's first use of them decides for good.
+
+auto-round-lib 0.16 takes OMP_NUM_THREADS then, or the cores it may run on. Whoever calls it later from a thread that
+OpenMP gives fewer gets a part of the result and no error (seen), so every caller is brought to that number here.
+"""
+
+import logging
+import os
+import threading
+
+import torch
+
+log = logging.getLogger(__name__)
+
+_VARIABLE = "OMP_NUM_THREADS"
+_lock = threading.Lock()
+_decided: list[int] = []
+
+
+def decide(num_threads: int) -> None:
+    """Before the first use. Later it only says what was decided, where that is another number."""
+    with _lock:
+        if not _decided:
+            os.environ[_VARIABLE] = str(num_threads)
+            _decided.append(num_threads)
+        elif _decided[0] != num_threads:
+            log.warning(
+                "the kernels compute with %d threads, not %d: this process had begun with them",
+                _decided[0],
+                num_threads,
+                extra={"action": "ark.threads"},
+            )
+
+
+def prepare() -> None:
+    """The calling thread, before it uses the kernels."""
+    if not _decided:
+        decide(torch.get_num_threads())
+    if torch.get_num_threads() != _decided[0]:
+        torch.set_num_threads(_decided[0])
