@@ -10,7 +10,7 @@ from benchmarks.comparison.measures import NotMeasured, Sizes
 from benchmarks.comparison.mixed import Seen
 from benchmarks.comparison.table import Measured
 from benchmarks.comparison.trace import Trace, tokens_a_piece
-from benchmarks.engines import trimmed_model
+from benchmarks.engines import command, trimmed_model
 
 from dure.job import Usage
 from dure_worker.engines.scripted import ScriptedEngine
@@ -194,6 +194,13 @@ def test_a_model_is_found_by_a_part_of_its_name() -> None:
     for name in ("7b", "korean", "gemma"):
         with pytest.raises(ValueError, match=MODEL):
             trimmed_model(name)
+
+
+def test_the_command_under_a_table_names_no_place_of_this_machine() -> None:
+    for arguments in (["--llama-server", "/opt/l/llama-server"], ["--llama-server=/opt/l/llama-server"]):
+        said = command(["--quick", *arguments], Path("/opt/l/llama-server"))
+        assert said.replace("=", " ") == "scripts/bench engines --quick --llama-server PATH"
+    assert command([], None) == "scripts/bench engines"
 
 
 def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
