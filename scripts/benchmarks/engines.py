@@ -62,6 +62,12 @@ def read_options() -> tuple[argparse.Namespace, list[CatalogModel], list[Contest
     return options, models, wanted
 
 
+def command(arguments: list[str], server: Path | None) -> str:
+    """As one would type it elsewhere: where the server lies is of this machine."""
+    said = " ".join(["scripts/bench engines", *arguments])
+    return said.replace(str(server), "PATH") if server else said
+
+
 def main() -> None:
     options, models, wanted = read_options()
     load_average = os.getloadavg()[0]
@@ -71,7 +77,7 @@ def main() -> None:
     for model in models:
         print(model.name, flush=True)
         found.append(Contest(model, wanted, options).measure())
-    text = report(found, options, f"scripts/bench engines {' '.join(sys.argv[1:])}".strip(), load_average)
+    text = report(found, options, command(sys.argv[1:], options.llama_server), load_average)
     result = RESULTS / ("engines-quick.md" if options.quick else "engines.md")
     save(result, text)
     print(text)

@@ -5,14 +5,13 @@ import statistics
 from pathlib import Path
 
 import pytest
-from benchmarks.comparison import asking, children, contestants, load, measures, mixed, native_server, table
+from benchmarks.comparison import asking, children, contestants, load, measures, mixed, table
 from benchmarks.comparison.measures import NotMeasured, Sizes
 from benchmarks.comparison.mixed import Seen
 from benchmarks.comparison.table import Measured
 from benchmarks.comparison.trace import Trace, tokens_a_piece
-from benchmarks.engines import trimmed_model
+from benchmarks.engines import command, trimmed_model
 
-from dure.errors import EngineError
 from dure.job import Usage
 from dure_worker.engines.scripted import ScriptedEngine
 
@@ -197,15 +196,14 @@ def test_a_model_is_found_by_a_part_of_its_name() -> None:
             trimmed_model(name)
 
 
+def test_the_command_under_a_table_names_no_place_of_this_machine() -> None:
+    for arguments in (["--llama-server", "/opt/l/llama-server"], ["--llama-server=/opt/l/llama-server"]):
+        said = command(["--quick", *arguments], Path("/opt/l/llama-server"))
+        assert said.replace("=", " ") == "scripts/bench engines --quick --llama-server PATH"
+    assert command([], None) == "scripts/bench engines"
+
+
 def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
     arguments = ["start", "llama-untrimmed", str(tmp_path / "nothing.gguf")]
     with pytest.raises(children.ChildFailed, match=r"nothing\.gguf"):
         children.run("child", arguments, 1, timeout_s=300)
-
-
-def test_a_server_that_does_not_start_is_quoted(tmp_path: Path) -> None:
-    server = tmp_path / "llama-server"
-    server.write_text("#!/bin/sh\necho failed to load model >&2\nexit 1\n", "utf-8")
-    server.chmod(0o755)
-    with pytest.raises(EngineError, match="failed to load model"):
-        native_server.NativeServer(server, tmp_path / "m.gguf", "m", num_slots=2, context=64, num_threads=1)

@@ -37,7 +37,9 @@ class NativeServer:
         command = [str(binary), "-m", str(path), *sizes, "--port", str(port), "--host", "127.0.0.1", "--no-webui"]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
         self.pid = self._process.pid
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_SILENT_S)
+        # The server closes a connection that was idle for a while, just when it is used again.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_SILENT_S, limits=limits)
         self._cancelled: dict[str, threading.Event] = {}
         try:
             self._wait()
