@@ -2,7 +2,6 @@
 
 import json
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import pytest
 
 from dure import engines
-from dure.errors import BadRequest, ContextOverflow, EngineError, ModelCorrupt, ModelUnsupported
+from dure.errors import BadRequest, ContextOverflow, EngineError, EngineMissing, ModelCorrupt, ModelUnsupported
 from dure.job import Message, Sampling
 from dure.settings import Settings
 from dure_worker import app
+from dure_worker.choice import rules
 from dure_worker.engines import Engine, GenerateRequest, Token
 from dure_worker.settings import WorkerSettings
 from support import wait_for
@@ -369,9 +369,8 @@ def test_a_worker_makes_it_from_its_settings_and_without_the_extra_names_it(
     assert (engine.info.name, engine.info.num_slots, engine.info.context) == ("transformers", 2, CONTEXT)
     assert engine._compute._model.dtype is torch.float32
     engine.close()
-    monkeypatch.setitem(sys.modules, "dure_worker.engines.transformers_engine", None)
-    with pytest.raises(EngineError, match=r"pip install 'dure\[torch\]'"):
-        app.load_engine(settings, worker)
+    with pytest.raises(EngineMissing, match=r"pip install 'dure\[torch\]'"):
+        rules.require_packages("transformers", lambda name: None)
 
 
 def test_the_last_token_tells_what_was_used(folder: Callable[[str], Path], start: Any) -> None:
