@@ -22,7 +22,7 @@ def run(module: str, arguments: list[str], num_threads: int, timeout_s: float, t
     The child leads a group of processes, so that a server which it started ends with it.
     """
     command = [sys.executable, "-m", f"benchmarks.comparison.{module}", *arguments, f"--threads={num_threads}"]
-    environ = os.environ | dict.fromkeys(_THREADS, str(num_threads))
+    environ = os.environ | dict.fromkeys(_THREADS, str(num_threads)) | {"PYTHONPATH": os.pathsep.join(sys.path)}
     pipe = subprocess.PIPE
     with subprocess.Popen(
         command, env=environ, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
