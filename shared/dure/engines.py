@@ -4,7 +4,7 @@
 chat are listed. A test looks each of them up in the runtime itself.
 """
 
-from dure.errors import ModelUnsupported
+from dure.errors import ModelUnsupported, SettingsError
 
 _LLAMA = """
 arcee bloom chatglm cohere2 command-r deci deepseek deepseek2 ernie4_5 exaone exaone4 falcon falcon-h1 gemma gemma2
@@ -22,6 +22,20 @@ _TRANSFORMERS = """
 bloom falcon gemma2 gemma3 gpt-oss gpt2 lfm2 llama nemotron phi3 qwen2 qwen2moe qwen3 qwen3moe stablelm starcoder2
 """
 TRANSFORMERS = frozenset(_TRANSFORMERS.split())
+
+# How an engine may hold the weights (DURE_WORKER_WEIGHTS), its own choice first; others hold them as the file has them.
+WEIGHTS = {"ark": ("file", "int8", "int4", "int2"), "transformers": ("bf16", "float32", "int8", "nf4")}
+
+
+def weights_of(engine: str, wanted: str) -> str:
+    """wanted: `auto`, or how. Raises SettingsError for what that engine cannot do."""
+    known = WEIGHTS.get(engine, ())
+    if wanted == "auto" or not known:
+        return known[0] if known else "file"
+    if wanted not in known:
+        raise SettingsError(f"DURE_WORKER_WEIGHTS is {wanted}, and the {engine} engine has {', '.join(known)}")
+    return wanted
+
 
 # Checkpoints (config.json, model_type) that dure_workshop/convert.py knows.
 CONVERTIBLE = frozenset({"llama", "qwen2", "qwen3"})

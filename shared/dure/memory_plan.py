@@ -110,7 +110,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Load:
-    """What a worker is to do at once. weights: DURE_WORKER_WEIGHTS of the transformers engine."""
+    """What a worker is to do at once. weights: as `engines.weights_of` says."""
 
     slots: int = 4
     context: int = 2048
@@ -118,7 +118,7 @@ class Load:
     has_editor: bool = False
     engine: str = "llama"
     kv_bits: int = 16
-    weights: str = "bf16"
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _compute_bytes(shape: Shape, load: Load) -> int:
     return _BATCH * row * _F32 + load.slots * shape.vocab * _SAMPLER_BYTES_PER_TOKEN
 
 
-def of_gguf(source: Gguf, engine: str = "llama", weights: str = "bf16") -> tuple[int, Shape]:
+def of_gguf(source: Gguf, engine: str = "llama", weights: str = "") -> tuple[int, Shape]:
     """Bytes of the weights as that engine holds them, and the shape. weights: as in Load.
 
     Raises ModelCorrupt where the header lacks it or contradicts itself.
@@ -235,12 +235,12 @@ def of_gguf(source: Gguf, engine: str = "llama", weights: str = "bf16") -> tuple
             "take a GGUF file of a language model"
         ) from None
     if engine == "ark":
-        return _packed_bytes(source), shape
+        return _packed_bytes(source, weights), shape
     in_file = sum(tensor.num_bytes for tensor in source.tensors.values())
     if engine == "transformers":
         # The file is mapped until the last of it is unpacked, one tensor after the other, in float32.
         sizes = [tensor.num_weights for tensor in source.tensors.values()]
-        return sum(sizes) * _BYTES_PER_WEIGHT[weights] + max(sizes) * _F32 + in_file, shape
+        return sum(sizes) * _BYTES_PER_WEIGHT[weights or "bf16"] + max(sizes) * _F32 + in_file, shape
     return in_file, shape
 
 
@@ -252,7 +252,12 @@ _EXACT = {TensorType.Q4_0, TensorType.Q5_0, TensorType.Q8_0}
 _FUSED = {"attn_q": "qkv", "attn_k": "qkv", "attn_v": "qkv", "ffn_gate": "gate_up", "ffn_up": "gate_up"}
 
 
-def _packed_bytes(source: Gguf) -> int:
+# What DURE_WORKER_WEIGHTS makes of them, and of the costly ones: dure_worker/engines/ark/packing.py, RECIPES.
+_FITTED_BITS = {"int8": (8, 8), "int4": (4, 5), "int2": (2, 2)}
+_COSTLY = ("qkv", "ffn_down")
+
+
+def _packed_bytes(source: Gguf, weights: str) -> int:
     """Of the weights as the ark engine packs them: what is fused has the bits of the widest."""
     fused: dict[str, list[Tensor]] = {}
     for tensor in source.tensors.values():
@@ -261,14 +266,20 @@ def _packed_bytes(source: Gguf) -> int:
             fused.setdefault(f"{block}.{_FUSED.get(name, name)}", []).append(tensor)
     if OUTPUT not in source.tensors:
         fused["head"] = [source.tensors[EMBEDDING]]
-    return sum(map(_fused_bytes, fused.values()))
+    return sum(_fused_bytes(name, together, weights) for name, together in fused.items())
 
 
-def _fused_bytes(together: list[Tensor]) -> int:
+def _fused_bytes(name: str, together: list[Tensor], weights: str) -> int:
     is_vocabulary = together[0].name in (EMBEDDING, OUTPUT)
-    bits = 8 if is_vocabulary else max(_PACKED_BITS.get(tensor.type, 8) for tensor in together)
+    if is_vocabulary:
+        bits = 8
+    elif weights in _FITTED_BITS:
+        bits = _FITTED_BITS[weights][name.endswith(_COSTLY)]
+    else:
+        bits = max(_PACKED_BITS.get(tensor.type, 8) for tensor in together)
     num_weights = sum(tensor.num_weights for tensor in together)
-    scale = _F32 if any(tensor.type in _EXACT for tensor in together) else _F16
+    is_exact = is_vocabulary or weights not in _FITTED_BITS
+    scale = _F32 if is_exact and any(tensor.type in _EXACT for tensor in together) else _F16
     return num_weights * bits // 8 + num_weights // _PACKED_GROUP * scale
 
 

@@ -6,12 +6,12 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from celery import Celery
 from celery.signals import worker_shutting_down
 
-from dure import artifact, broker, catalog, keys
+from dure import artifact, broker, catalog, engines, keys
 from dure.budget import Budget
 from dure.heartbeat import Beat
 from dure.job_store import JobStore, connect
@@ -117,6 +117,7 @@ def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
 def _ark(weights: Path, settings: Settings, worker: WorkerSettings) -> Engine:
     rules.require_packages("ark")
     from dure_worker.engines.ark.engine import ArkEngine  # noqa: PLC0415 - not everybody has torch
+    from dure_worker.engines.ark.packing import RECIPES  # noqa: PLC0415
 
     return ArkEngine(
         weights,
@@ -124,6 +125,7 @@ def _ark(weights: Path, settings: Settings, worker: WorkerSettings) -> Engine:
         num_slots=worker.slots,
         context=worker.context,
         num_threads=worker.num_threads,
+        recipe=RECIPES[engines.weights_of("ark", worker.weights)],
         kv_bits=worker.kv_bits,
         kv_folder=settings.home / "kv" / settings.model,
         kv_disk_mib=worker.kv_disk_mib,
@@ -137,6 +139,7 @@ def _draft(settings: Settings, worker: WorkerSettings) -> Path | None:
 
 def _transformers(weights: Path, settings: Settings, worker: WorkerSettings) -> Engine:
     rules.require_packages("transformers")
+    from dure_worker.engines.hf.loading import Weights  # noqa: PLC0415
     from dure_worker.engines.transformers_engine import TransformersEngine  # noqa: PLC0415 - as ark
 
     return TransformersEngine(
@@ -145,7 +148,7 @@ def _transformers(weights: Path, settings: Settings, worker: WorkerSettings) -> 
         num_slots=worker.slots,
         context=worker.context,
         num_threads=worker.num_threads,
-        weights=worker.weights,
+        weights=cast("Weights", engines.weights_of("transformers", worker.weights)),
     )
 
 

@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from dure import budget, gguf, memory_plan
+from dure import budget, engines, gguf, memory_plan
 from dure.budget import Budget
 from dure.gguf import Gguf
 from dure.memory_plan import MIB, Load, Plan
@@ -39,14 +39,15 @@ def planned(worker: WorkerSettings, source: Gguf, here: Budget, draft: Gguf | No
     """What it is to do at once, with `fit` perhaps less than wanted, and what that takes. Raises PlanTooLarge."""
     # A mapped file's pages are the system's to drop: they are planned for all the same, since without them in memory
     # every token waits for the disk.
-    num_bytes, shape = memory_plan.of_gguf(source, worker.engine, worker.weights)
+    weights = engines.weights_of(worker.engine, worker.weights)
+    num_bytes, shape = memory_plan.of_gguf(source, worker.engine, weights)
     wanted = Load(
         worker.slots,
         worker.context,
         worker.prompt_cache_mib * MIB,
         engine=worker.engine,
         kv_bits=worker.kv_bits,
-        weights=worker.weights,
+        weights=weights,
     )
     if draft is not None and worker.engine == "ark":
         # Not made smaller with the slots: what guesses is small.

@@ -25,8 +25,11 @@ class WorkerSettings(SectionSettings):
         "auto: ark where the CPU allows it and a measurement at the first start finds it clearly faster, else llama. "
         "transformers (dure[torch]): the reference, slow and large.",
     )
-    weights: Literal["bf16", "float32", "int8", "nf4"] = Field(
-        default="bf16", description="How the transformers engine holds the weights; other engines pass over it."
+    weights: Literal["auto", "file", "int8", "int4", "int2", "bf16", "float32", "nf4"] = Field(
+        default="auto",
+        description="How an engine holds the weights. ark: file (as exactly as the file has them), int8, or fitted on "
+        "a Korean text int4 (smaller, a few percent more perplexity) and int2 (for trials). transformers: bf16, "
+        "float32, int8, nf4. auto: the first of these; llama takes the file.",
     )
     slots: int = Field(default=4, ge=1, le=64, description="Answers generated at once; further jobs wait in the queue.")
     context: int = Field(

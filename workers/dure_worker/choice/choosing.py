@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dure import artifact, catalog, gguf, model_names
+from dure import artifact, catalog, engines, gguf, model_names
 from dure.budget import Budget
 from dure.cpu import Cpu
 from dure.errors import ModelError, PlanTooLarge, SettingsError
@@ -49,6 +49,7 @@ def resolved(
     Raises EngineMissing, ModelMissing, ModelUnknown, ModelCorrupt.
     """
     rules.require_packages(worker.engine)  # before a gigabyte is read
+    engines.weights_of(worker.engine, worker.weights)
     if worker.engine != "auto" or settings.model == catalog.SCRIPTED:
         return worker
     choice = choose(settings, worker, here, cpu or Cpu.here(), measure)

@@ -73,6 +73,7 @@ def key_of(weights: Path, cpu: Cpu, candidates: Mapping[str, WorkerSettings]) ->
                 "load": each.load,
                 "kv_bits": each.kv_bits,
                 "draft_model": each.draft_model,
+                "weights": each.weights,
             }
             for name, each in candidates.items()
         },

@@ -61,6 +61,13 @@ class Recipe:
 
 
 AS_IN_THE_FILE = Recipe()
+# By DURE_WORKER_WEIGHTS.
+RECIPES = {
+    "file": AS_IN_THE_FILE,
+    "int8": Recipe(8),
+    "int4": Recipe(4, more_bits=5, method="gptq"),
+    "int2": Recipe(2, method="gptq"),
+}
 
 
 def pack(
