@@ -43,7 +43,9 @@ def read_options() -> tuple[argparse.Namespace, list[CatalogModel], list[Contest
     parser.add_argument("--rounds", type=int, help="processes of each engine; default 3, with --quick 1")
     parser.add_argument("--threads", type=int, default=usable_cores().num_threads, help="of each engine; default: all")
     parser.add_argument("--llama-server", type=Path, metavar="PATH", help="a llama.cpp server built for this CPU")
-    parser.add_argument("--quick", action="store_true", help="the 0.5B's main rows in three minutes; no memory")
+    parser.add_argument(
+        "--quick", action="store_true", help="the 0.5B's main rows in three minutes once weights are packed; no memory"
+    )
     parser.add_argument("--plot", action="store_true", help="draw the ratios, SVG and PNG (extra `bench`)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     options = parser.parse_args()
@@ -76,7 +78,9 @@ def main() -> None:
     found = []
     for model in models:
         print(model.name, flush=True)
-        found.append(Contest(model, wanted, options).measure())
+        contest = Contest(model, wanted, options)
+        found.append(contest.measure())
+        print(f"what was packed is kept for the next time, delete it when you like: {contest.folder}", flush=True)
     text = report(found, options, command(sys.argv[1:], options.llama_server), load_average)
     result = RESULTS / ("engines-quick.md" if options.quick else "engines.md")
     save(result, text)

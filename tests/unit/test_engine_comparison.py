@@ -203,6 +203,19 @@ def test_the_command_under_a_table_names_no_place_of_this_machine() -> None:
     assert command([], None) == "scripts/bench engines"
 
 
+def test_weights_have_a_folder_for_each_engine_and_follow_their_file(tmp_path: Path) -> None:
+    weights = tmp_path / "model.gguf"
+    weights.write_text("old", "utf-8")
+    first, other = (children.own_link(weights, tmp_path / "kept", name) for name in ("ark-int4", "ark-int2"))
+    first.with_name("ark-1.safetensors").write_text("packed", "utf-8")
+    assert first.parent != other.parent
+    assert children.own_link(weights, tmp_path / "kept", "ark-int4") == first
+    assert first.with_name("ark-1.safetensors").exists()
+    weights.unlink()
+    weights.write_text("new", "utf-8")
+    assert children.own_link(weights, tmp_path / "kept", "ark-int4").read_text("utf-8") == "new"
+
+
 def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
     arguments = ["start", "llama-untrimmed", str(tmp_path / "nothing.gguf")]
     with pytest.raises(children.ChildFailed, match=r"nothing\.gguf"):

@@ -49,6 +49,8 @@ def _end_group(leader: int) -> None:
 def own_link(weights: Path, folder: Path, name: str) -> Path:
     """The weights in a folder of their own: what an engine makes beside them is for its own way of serving alone."""
     path = folder / name / weights.name
-    path.parent.mkdir()
-    path.hardlink_to(weights)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not (path.exists() and path.samefile(weights)):
+        path.unlink(missing_ok=True)
+        path.hardlink_to(weights)
     return path

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
 from rich.console import Console
@@ -31,18 +30,22 @@ class Contest:
         self.found = Measured(model.name, wanted[0].name)
 
     def measure(self) -> Measured:
-        with tempfile.TemporaryDirectory(prefix="dure-engines-", dir=self._trimmed.parent.parent) as folder:
+        for one in self._wanted:
+            self._paths[one.name] = own_link(self._weights(one), self.folder, one.name)
+            self._in_child(one, "start")
+        for number in range(self._options.rounds):
             for one in self._wanted:
-                self._paths[one.name] = own_link(self._weights(one), Path(folder), one.name)
-                self._in_child(one, "start")
-            for number in range(self._options.rounds):
-                for one in self._wanted:
-                    self._in_child(one, "speed", number)
-            if not self._options.quick:
-                for one in self._wanted:
-                    self._in_child(one, "memory")
-            self._limits()
+                self._in_child(one, "speed", number)
+        if not self._options.quick:
+            for one in self._wanted:
+                self._in_child(one, "memory")
+        self._limits()
         return self.found
+
+    @property
+    def folder(self) -> Path:
+        """Beside the models, where the weights can be linked: packing them takes minutes, and they are kept."""
+        return self._trimmed.parent.with_name(".engines") / self._trimmed.parent.name
 
     def _weights(self, one: Contestant) -> Path:
         return self._trimmed if one.is_trimmed else self._whole
