@@ -91,7 +91,8 @@ class _Alone(_Pass):
         self.rows = slice(first_row, first_row + len(segment.ids))
         self._slots = slice(segment.slot, segment.slot + 1)
         self._cells = _blocks(segment.end)
-        self._mask = _mask(torch.arange(segment.start, segment.end), self._cells, window)  # (rows, cells)
+        # (rows, cells), or (group * rows, cells) once it is known how many heads share a key
+        self._mask = _mask(torch.arange(segment.start, segment.end), self._cells, window)
 
     def attend(self, query: torch.Tensor, cache: KvCache, layer: int) -> torch.Tensor:
         keys, values = cache.read(layer, self._slots, self._cells)
@@ -99,8 +100,9 @@ class _Alone(_Pass):
         num_rows, kv_heads, group, width = rows.shape
         # (kv_heads, group * rows, width): the mask is the same for each of the group.
         stacked = rows.permute(1, 2, 0, 3).reshape(1, kv_heads, group * num_rows, width)
-        mask = self._mask.repeat(group, 1)
-        found = functional.scaled_dot_product_attention(stacked, keys, values, mask)
+        if len(self._mask) != group * num_rows:
+            self._mask = self._mask.repeat(group, 1)
+        found = functional.scaled_dot_product_attention(stacked, keys, values, self._mask)
         return found.view(kv_heads, group, num_rows, width).permute(2, 0, 1, 3).reshape(num_rows, -1)
 
 
@@ -137,6 +139,8 @@ def _blocks(end: int) -> slice:
 
 
 def _mask(positions: torch.Tensor, cells: slice, window: int) -> torch.Tensor:
-    """Which cells a row at each position sees: (rows, cells)."""
+    """Which cells a row at each position sees, as what is added to their scores: (rows, cells) bfloat16."""
     place, cell = positions[:, None], torch.arange(cells.stop)
-    return (cell <= place) & (cell > place - window) if window else cell <= place
+    is_seen = (cell <= place) & (cell > place - window) if window else cell <= place
+    # Made once: of a mask of booleans the kernels would make this anew in every layer.
+    return torch.zeros(is_seen.shape, dtype=torch.bfloat16).masked_fill_(~is_seen, -torch.inf)

@@ -27,7 +27,9 @@ class Norm:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self.bias is None:
-            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            # torch's own rms_norm is a chain of passes over x on the CPU: 10 times as long for a chunk of a prompt.
+            norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            return x * torch.rsqrt(norm * norm / x.shape[-1] + self.eps) * self.weight
         return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
