@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 
+import tiny_chat
 import tiny_checkpoint
+from asking import GREEDY, SAMPLED, answer, ask, together
 from dure import keys
 from dure.errors import BadRequest, EngineError, ModelUnsupported
 from dure.job import Message, Sampling
-from dure.memory_plan import Precision
 from dure_worker.engines import Engine, GenerateRequest
-from dure_workshop import convert
-from dure_workshop.trim.checkpoint_files import Checkpoint
 from support import wait_for
-from tiny_decoder import TinyDecoder
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
 pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
@@ -30,24 +28,17 @@ from dure_worker.engines.ark.engine import ArkEngine  # noqa: E402
 from dure_worker.engines.ark.kv_cache import KvCache  # noqa: E402
 from dure_worker.engines.ark.slots import Slot, Slots  # noqa: E402
 
-GREEDY = Sampling(temperature=0, repetition_penalty=1)
-SAMPLED = Sampling(temperature=0.8, top_k=5, seed=7)
 STEERED = Sampling(
     temperature=0.8, top_k=5, seed=7, dry_multiplier=0.3, logit_bias={104: 1.0, 32: -100.0}, scripts=["latin", "hangul"]
 )
 EACH = pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, STEERED], ids=["greedy", "sampled", "steered"])
-TEMPLATE = "{% for m in messages %}<|begin|>{{ m.role }} {{ m.content }}<|end|>{% endfor %}<|begin|>assistant "
 QUESTIONS = ["hello", "hello hello hello", "1 + 1 = 2, 2 + 2 = 4", "두레 두레 두레 농사"]
 CONTEXT = 256
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    checkpoint = TinyDecoder.make("qwen2").write(folder / "checkpoint")
-    tiny_checkpoint.write_json(checkpoint / "tokenizer_config.json", {"chat_template": TEMPLATE})
-    convert.convert(Checkpoint.read(checkpoint), folder / "model.gguf", Precision.Q8_0)
-    return folder / "model.gguf"
+    return tiny_chat.write(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -69,29 +60,6 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[list[Segment]]:
 
     monkeypatch.setattr(Decoder, "forward", spy)
     return passes
-
-
-def ask(question: str, sampling: Sampling = GREEDY, max_tokens: int = 48, **changes: object) -> GenerateRequest:
-    fields = {"id": question, "messages": [Message("user", question)], "max_tokens": max_tokens, "sampling": sampling}
-    return GenerateRequest(**(fields | changes))  # type: ignore[arg-type]
-
-
-def answer(engine: Engine, request: GenerateRequest) -> str:
-    return "".join(token.text for token in engine.generate(request))
-
-
-def together(engine: Engine, requests: list[GenerateRequest]) -> list[str]:
-    found = [""] * len(requests)
-
-    def work(number: int) -> None:
-        found[number] = answer(engine, requests[number])
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(requests))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
 
 
 @EACH

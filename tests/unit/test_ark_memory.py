@@ -8,15 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import tiny_checkpoint
+import tiny_chat
+from asking import ask
 from dure.errors import ContextOverflow
-from dure.job import Message, Sampling
+from dure.job import Message
 from dure.keys import KEEP_CONVERSATION_S
-from dure.memory_plan import Precision
 from dure_worker.engines import GenerateRequest, Token
-from dure_workshop import convert
-from dure_workshop.trim.checkpoint_files import Checkpoint
-from tiny_decoder import TinyDecoder
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
 pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
@@ -29,8 +26,6 @@ from dure_worker.engines.ark.kv_cache import KvCache  # noqa: E402
 from dure_worker.engines.ark.kv_store import KvStore  # noqa: E402
 from dure_worker.engines.ark.loading import load  # noqa: E402
 
-GREEDY = Sampling(temperature=0, repetition_penalty=1)
-TEMPLATE = "{% for m in messages %}<|begin|>{{ m.role }} {{ m.content }}<|end|>{% endfor %}<|begin|>assistant "
 CONTEXT = 256
 LONG = "1 + 1 = 2, 두레 " * 10
 
@@ -39,11 +34,7 @@ Make = Callable[..., ArkEngine]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    checkpoint = TinyDecoder.make("qwen2").write(folder / "checkpoint")
-    tiny_checkpoint.write_json(checkpoint / "tokenizer_config.json", {"chat_template": TEMPLATE})
-    convert.convert(Checkpoint.read(checkpoint), folder / "model.gguf", Precision.Q8_0)
-    return folder / "model.gguf"
+    return tiny_chat.write(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -68,11 +59,6 @@ def num_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Decoder, "forward", spy)
     return found
-
-
-def ask(question: str, max_tokens: int = 24, **changes: object) -> GenerateRequest:
-    fields = {"id": question, "messages": [Message("user", question)], "max_tokens": max_tokens, "sampling": GREEDY}
-    return GenerateRequest(**(fields | changes))  # type: ignore[arg-type]
 
 
 def answer(engine: ArkEngine, request: GenerateRequest) -> tuple[str, Token]:
@@ -131,7 +117,7 @@ def test_a_prompt_longer_than_its_slot_is_refused_or_loses_its_middle(make: Make
         answer(engine, ask("a", messages=messages))
     last = answer(engine, ask("b", messages=messages, overflow="window"))[1]
     assert last.usage.prompt_tokens == CONTEXT * 3 // 4
-    assert last.usage.completion_tokens == 24
+    assert last.usage.completion_tokens == 48
 
 
 def test_what_is_left_after_forgetting_stands_where_it_would_have_been_read(weights: Path) -> None:

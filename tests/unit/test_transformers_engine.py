@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from asking import GREEDY, SAMPLED, answer, ask, together
 from dure import engines
 from dure.errors import BadRequest, ContextOverflow, EngineError, EngineMissing, ModelCorrupt, ModelUnsupported
 from dure.job import Message, Sampling
 from dure.settings import Settings
 from dure_worker import app
 from dure_worker.choice import rules
-from dure_worker.engines import Engine, GenerateRequest, Token
+from dure_worker.engines import Engine, Token
 from dure_worker.settings import WorkerSettings
 from support import wait_for
 
@@ -27,8 +28,6 @@ from dure_worker.engines.hf import loading  # noqa: E402
 from dure_worker.engines.hf.chat_text import FALLBACK_TEMPLATE, ChatText, TextStream  # noqa: E402
 from dure_worker.engines.transformers_engine import TransformersEngine  # noqa: E402
 
-GREEDY = Sampling(temperature=0, repetition_penalty=1)
-SAMPLED = Sampling(temperature=0.8, top_k=5, seed=7)
 QUESTIONS = ["두레", "두레 두레 두레", "1 + 1 = 2, 2 + 2 = 4", "하늘은 왜 파란가요?"]
 CONTEXT = 256
 KINDS = ["llama", "gpt_neox"]
@@ -62,29 +61,6 @@ def start() -> Iterator[Callable[..., Engine]]:
     yield begin
     for engine in made:
         engine.close()
-
-
-def ask(question: str, sampling: Sampling = GREEDY, max_tokens: int = 24, **changes: object) -> GenerateRequest:
-    fields = {"id": question, "messages": [Message("user", question)], "max_tokens": max_tokens, "sampling": sampling}
-    return GenerateRequest(**(fields | changes))  # type: ignore[arg-type]
-
-
-def answer(engine: Engine, request: GenerateRequest) -> str:
-    return "".join(token.text for token in engine.generate(request))
-
-
-def together(engine: Engine, requests: list[GenerateRequest]) -> list[str]:
-    found = [""] * len(requests)
-
-    def work(number: int) -> None:
-        found[number] = answer(engine, requests[number])
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(requests))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
 
 
 def reference(path: Path, question: str, num_tokens: int) -> str:
