@@ -12,12 +12,11 @@ from dure_worker.engines import Engine
 
 # What `--engine` and the tables call the two that the others are compared with.
 NATIVE, UNTRIMMED = "llama-server", "llama-untrimmed"
-_GROUP, _HEAD_BITS = 64, 8
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """recipe: of the ark engine, arguments of Recipe. weights: of the transformers engine.
+    """weights: how the engine holds them (DURE_WORKER_WEIGHTS).
 
     is_trimmed False: it serves the file that the trimmed one was made from.
     """
@@ -27,23 +26,17 @@ class Contestant:
     quant: str
     is_trimmed: bool = True
     is_quick: bool = False
-    recipe: tuple[tuple[str, int], ...] = ()
     weights: str = ""
-
-
-def _ark(bits: int, group: int = _GROUP, *, is_quick: bool = False) -> Contestant:
-    recipe = (("bits", bits), ("group", group), ("head_bits", _HEAD_BITS))
-    quant = f"int{bits}, groups of {group}, head int{_HEAD_BITS}"
-    return Contestant(f"ark-int{bits}", "ark", quant, is_quick=is_quick, recipe=recipe)
 
 
 _ALL = (
     Contestant(NATIVE, "llama-server", "Q4_K_M, untrimmed", is_trimmed=False, is_quick=True),
     Contestant(UNTRIMMED, "llama", "Q4_K_M, untrimmed", is_trimmed=False, is_quick=True),
     Contestant("llama", "llama", "Q4_K_M", is_quick=True),
-    _ark(4, is_quick=True),
-    _ark(2, 32),
-    _ark(8),
+    Contestant("ark-file", "ark", "as in the file", is_quick=True, weights="file"),
+    Contestant("ark-int4", "ark", "int4 and int5 by GPTQ", weights="int4"),
+    Contestant("ark-int2", "ark", "int2 by GPTQ", weights="int2"),
+    Contestant("ark-int8", "ark", "int8", weights="int8"),
     Contestant("transformers-bf16", "transformers", "bf16", weights="bf16"),
     Contestant("transformers-nf4", "transformers", "NF4", weights="nf4"),
 )
@@ -87,9 +80,9 @@ def _llama(_: Contestant) -> Callable[..., Engine]:
 
 def _ark_engine(one: Contestant) -> Callable[..., Engine]:
     from dure_worker.engines.ark.engine import ArkEngine  # noqa: PLC0415
-    from dure_worker.engines.ark.packing import Recipe  # noqa: PLC0415
+    from dure_worker.engines.ark.packing import RECIPES  # noqa: PLC0415
 
-    return partial(ArkEngine, recipe=Recipe(**dict(one.recipe)))
+    return partial(ArkEngine, recipe=RECIPES[one.weights])
 
 
 def _transformers(one: Contestant) -> Callable[..., Engine]:

@@ -53,16 +53,16 @@ def _read_whole(path: Path) -> list[gguf.Tensor]:
 class Kernels:
     """All matrices of a model in the ark engine's packed form."""
 
-    def __init__(self, path: Path, recipe: dict[str, int], num_threads: int) -> None:
+    def __init__(self, path: Path, weights: str, num_threads: int) -> None:
         import torch  # noqa: PLC0415 - not there without the extra
 
         from dure_worker.engines.ark.linear import Linear  # noqa: PLC0415
         from dure_worker.engines.ark.loading import packed  # noqa: PLC0415
         from dure_worker.engines.ark.packed_file import PackedFile  # noqa: PLC0415
-        from dure_worker.engines.ark.packing import Recipe  # noqa: PLC0415
+        from dure_worker.engines.ark.packing import RECIPES  # noqa: PLC0415
 
         torch.set_num_threads(num_threads)
-        file = PackedFile.open(packed(path, Recipe(**recipe)))
+        file = PackedFile.open(packed(path, RECIPES[weights]))
         none = torch.empty(0)
         self._linears = [
             Linear(file.tensors[name], file.tensors.get(f"{name}.bias", none), *sizes)
@@ -89,7 +89,7 @@ class Kernels:
 def of(one: Contestant, path: Path, num_threads: int) -> dict[str, Any]:
     """bytes_a_token, None where that is not known; kernel_ms by number of rows."""
     if one.engine == "ark":
-        kernels = Kernels(path, dict(one.recipe), num_threads)
+        kernels = Kernels(path, one.weights, num_threads)
         return {
             "bytes_a_token": kernels.num_bytes,
             "kernel_ms": {str(num_rows): kernels.pass_ms(num_rows) for num_rows in ROWS},
