@@ -11,8 +11,8 @@ from dure_worker.engines.ark.drafts import MOST
 from dure_worker.engines.ark.kv_cache import KvCache
 from dure_worker.engines.ark.kv_store import common
 
-# Of a prompt that it has to read first, in one step.
-_CHUNK = 64
+# Of a prompt that it has to read first, in one step: others wait for it.
+_CHUNK = 16
 
 
 class DraftModel:
