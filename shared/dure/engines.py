@@ -37,8 +37,8 @@ def weights_of(engine: str, wanted: str) -> str:
     return wanted
 
 
-# Checkpoints (config.json, model_type) that dure_workshop/convert.py knows.
-CONVERTIBLE = frozenset({"llama", "qwen2", "qwen3"})
+# Checkpoints (config.json, model_type) that dure_workshop/convert.py knows, and what GGUF calls them.
+CONVERTIBLE = {"gpt_neox": "gptneox", "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 
 
 def that_run(architecture: str) -> list[str]:
@@ -55,7 +55,7 @@ def that_run(architecture: str) -> list[str]:
 def that_run_checkpoint(model_type: str) -> list[str]:
     """The same for a Hugging Face checkpoint, which is converted to GGUF first. Raises ModelUnsupported."""
     if model_type in CONVERTIBLE:
-        return that_run(model_type)
+        return that_run(CONVERTIBLE[model_type])
     raise ModelUnsupported(
         f"checkpoints of {model_type} cannot be converted here, only those of {', '.join(sorted(CONVERTIBLE))}: make a "
         "GGUF file of it with llama.cpp's convert_hf_to_gguf.py, then `dure model add FILE.gguf`"

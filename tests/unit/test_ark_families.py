@@ -14,8 +14,10 @@ from dure import engines, gguf
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
 pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
-pytest.importorskip("transformers", reason="the extra `torch` is not installed")
+transformers = pytest.importorskip("transformers", reason="the extra `torch` is not installed")
 
+import tiny_transformer  # noqa: E402
+from dure.memory_plan import Precision  # noqa: E402
 from dure_worker.engines.ark import loading  # noqa: E402
 from dure_worker.engines.ark.attention import Segment  # noqa: E402
 from dure_worker.engines.ark.config import DecoderConfig  # noqa: E402
@@ -23,6 +25,8 @@ from dure_worker.engines.ark.decoder import Decoder  # noqa: E402
 from dure_worker.engines.ark.kv_cache import KvCache  # noqa: E402
 from dure_worker.engines.ark.packed_file import PackedFile  # noqa: E402
 from dure_worker.engines.ark.packing import pack  # noqa: E402
+from dure_workshop import convert  # noqa: E402
+from dure_workshop.trim.checkpoint_files import Checkpoint  # noqa: E402
 from reference_model import KINDS, WINDOW, ReferenceModel  # noqa: E402
 
 IDS = [(number * 37) % 250 for number in range(3 * WINDOW)]
@@ -79,3 +83,23 @@ def test_the_window_is_there_and_not_everywhere(tmp_path: Path) -> None:
     first, second = (made.forward([Segment(0, 0, ids)], cache) for ids in (IDS, changed))
     assert not torch.equal(first, second)
     assert [made.config.window(layer) for layer in range(7)] == [WINDOW] * 5 + [0, WINDOW]
+
+
+@pytest.mark.parametrize("has_parallel_residual", [True, False])
+def test_a_checkpoint_of_gpt_neox_becomes_a_file_that_computes_the_same(
+    tmp_path: Path,
+    has_parallel_residual: bool,
+) -> None:
+    """As Polyglot-ko has it. Rounding the weights to 8 bits is felt, an order of rows that is wrong would be more."""
+    folder = tiny_transformer.write(tmp_path / "neox", "gpt_neox", spread=0.1)
+    tiny_transformer.change(folder, "config.json", use_parallel_residual=has_parallel_residual)
+    weights = tmp_path / "model.gguf"
+    convert.convert(Checkpoint.read(folder), weights, Precision.Q8_0)
+    pack(weights, tmp_path / "packed.safetensors")
+    made = loading.decoder(PackedFile.open(tmp_path / "packed.safetensors"), DecoderConfig.of_gguf(gguf.read(weights)))
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    with torch.inference_mode():
+        wanted = model(torch.tensor([IDS])).logits[0].numpy()
+    found = made.forward([Segment(0, 0, IDS, len(IDS))], KvCache(made.config, 1, CONTEXT))
+    cosine = float((found.numpy() * wanted).sum() / np.linalg.norm(found.numpy()) / np.linalg.norm(wanted))
+    assert cosine > 0.999

@@ -25,6 +25,7 @@ def test_what_no_engine_runs_is_refused_with_what_they_do_run() -> None:
         with pytest.raises(ModelUnsupported, match="qwen2"):
             engines.that_run(name)
     assert engines.that_run_checkpoint("llama") == ["llama", "ark", "transformers"]
+    assert engines.that_run_checkpoint("gpt_neox") == ["llama", "ark"]
     with pytest.raises(ModelUnsupported, match=r"dure model add FILE\.gguf"):
         engines.that_run_checkpoint("exaone")
 

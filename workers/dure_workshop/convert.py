@@ -1,7 +1,7 @@
 """A Hugging Face checkpoint into one GGUF file: shard by shard, tensor by tensor, some MB of weights at a time.
 
 Source: llama.cpp's convert_hf_to_gguf.py for names, order of rows and keys; llama-quant.cpp for the kinds of Q4_K_M.
-Known are Qwen2, Qwen3 and Llama with byte-level BPE. What GPTQ or AutoRound quantized keeps its numbers.
+Known are Qwen2, Qwen3, Llama and GPT-NeoX (Polyglot-ko) with byte-level BPE. What GPTQ or AutoRound quantized keeps its numbers.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dure import gguf, memory_plan, safetensors
+from dure import engines, gguf, memory_plan, safetensors
 from dure.errors import ModelCorrupt, ModelUnsupported
 from dure.gguf import BLOCKS, TensorType, Value, ValueType
 from dure.memory_plan import Precision, Shape
@@ -40,8 +40,18 @@ _NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "gpt_neox.embed_in": "token_embd",
+    "gpt_neox.final_layer_norm": "output_norm",
+    "embed_out": "output",
+    "attention.query_key_value": "attn_qkv",
+    "attention.dense": "attn_output",
+    "mlp.dense_h_to_4h": "ffn_up",
+    "mlp.dense_4h_to_h": "ffn_down",
 }
-_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
+# What older checkpoints keep of masks and angles.
+_COMPUTED = ("rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
+_NEOX = "gptneox"
+_LAYER = re.compile(r"(?:model|gpt_neox)\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _DTYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
 # What the rotation of positions is called where llama.cpp computes it as the checkpoint means it.
 _PLAIN_ROPE = {"default", None}
@@ -100,6 +110,7 @@ def shape_of(checkpoint: Checkpoint) -> Shape:
             ffn=int(config["intermediate_size"]),
             vocab=len(checkpoint.vocabulary.tokens),
             is_tied=_is_tied(checkpoint),
+            is_gated=_architecture(checkpoint) != _NEOX,
         )
         if min(shape.layers, hidden, heads, shape.kv_heads, shape.head_dim, shape.ffn) < 1:
             raise ValueError("a shape of nothing")
@@ -108,13 +119,21 @@ def shape_of(checkpoint: Checkpoint) -> Shape:
     return shape
 
 
+def _architecture(checkpoint: Checkpoint) -> str:
+    """As GGUF files name it."""
+    kind = str(checkpoint.files[CONFIG].get("model_type"))
+    return engines.CONVERTIBLE.get(kind, kind)
+
+
 def _is_tied(checkpoint: Checkpoint) -> bool:
     names = {name for shard in checkpoint.shards for name in shard.tensors}
-    return "lm_head.weight" not in names or bool(checkpoint.files[CONFIG].get("tie_word_embeddings"))
+    return not names & {"lm_head.weight", "embed_out.weight"} or bool(
+        checkpoint.files[CONFIG].get("tie_word_embeddings")
+    )
 
 
 def _plan(checkpoint: Checkpoint, precision: Precision) -> Plan:
-    kind, shape = str(checkpoint.files[CONFIG].get("model_type")), shape_of(checkpoint)
+    kind, shape = _architecture(checkpoint), shape_of(checkpoint)
     if not is_known(checkpoint.pre):
         raise ModelUnsupported(f"{checkpoint.path}: how its tokenizer splits text is not known here: take a GGUF file")
     sources = dict(_sources(checkpoint, kind, shape))
@@ -127,7 +146,8 @@ def _plan(checkpoint: Checkpoint, precision: Precision) -> Plan:
 
 def _sources(checkpoint: Checkpoint, kind: str, shape: Shape) -> Iterator[tuple[str, _Source]]:
     expected = {"token_embd.weight", "output_norm.weight"}
-    expected |= {f"blk.{n}.{part}.weight" for n in range(shape.layers) for part in ("attn_q", "ffn_down", "attn_norm")}
+    queries = "attn_qkv" if kind == _NEOX else "attn_q"
+    expected |= {f"blk.{n}.{part}.weight" for n in range(shape.layers) for part in (queries, "ffn_down", "attn_norm")}
     packing = Packing.of(checkpoint.files[CONFIG])
     places = {tensor.name: (shard, tensor) for shard in checkpoint.shards for tensor in shard.tensors.values()}
     for told, (shard, tensor) in places.items():
@@ -153,7 +173,7 @@ def _packed(stem: str, packing: Packing, places: dict[str, tuple[Safetensors, sa
 
 def _name_of(name: str, path: Path) -> str | None:
     """None for what is computed anew."""
-    if name.endswith("rotary_emb.inv_freq"):
+    if name.endswith(_COMPUTED):
         return None
     found = _LAYER.fullmatch(name)
     part, ending = (found[2], found[3]) if found else name.rsplit(".", 1)
@@ -163,8 +183,19 @@ def _name_of(name: str, path: Path) -> str | None:
 
 
 def _order(name: str, kind: str, shape: Shape) -> list[int] | None:
-    """Llama's rotation takes neighbours in GGUF, and halves in a checkpoint: rows of queries and keys change places."""
+    """Llama's rotation takes neighbours in GGUF, and halves in a checkpoint: rows of queries and keys change places.
+
+    GPT-NeoX has queries, keys and values head by head, GGUF one behind the other.
+    """
     part = name.split(".")[2] if name.startswith("blk.") else ""
+    if part == "attn_qkv":
+        places = range(shape.head_dim)
+        return [
+            (head * 3 + kind_of) * shape.head_dim + n
+            for kind_of in range(3)
+            for head in range(shape.heads)
+            for n in places
+        ]
     if kind != "llama" or part not in {"attn_q", "attn_k"}:
         return None
     heads, half = (shape.heads if part == "attn_q" else shape.kv_heads), shape.head_dim // 2
@@ -212,9 +243,7 @@ def _values(checkpoint: Checkpoint, kind: str, shape: Shape) -> dict[str, Value]
         f"{kind}.attention.head_count_kv": Value(number, shape.kv_heads),
         f"{kind}.attention.key_length": Value(number, shape.head_dim),
         f"{kind}.attention.value_length": Value(number, shape.head_dim),
-        f"{kind}.attention.layer_norm_rms_epsilon": Value(real, float(config.get("rms_norm_eps", 1e-6))),
         f"{kind}.rope.freq_base": Value(real, _rope_theta(config)),
-        f"{kind}.rope.dimension_count": Value(number, shape.head_dim),
         f"{kind}.vocab_size": Value(number, shape.vocab),
         "tokenizer.ggml.model": Value(text, "gpt2"),
         "tokenizer.ggml.pre": Value(text, checkpoint.pre),
@@ -223,6 +252,18 @@ def _values(checkpoint: Checkpoint, kind: str, shape: Shape) -> dict[str, Value]
         "tokenizer.ggml.merges": Value(ValueType.ARRAY, vocabulary.merges, text),
         "tokenizer.ggml.add_bos_token": Value(ValueType.BOOL, value=_adds_bos(checkpoint)),
     }
+    if kind == _NEOX:
+        share = config.get("rotary_pct") or _rope(config).get("partial_rotary_factor") or 0.25
+        found |= {
+            f"{kind}.attention.layer_norm_epsilon": Value(real, float(config.get("layer_norm_eps", 1e-5))),
+            f"{kind}.rope.dimension_count": Value(number, int(shape.head_dim * share)),
+            f"{kind}.use_parallel_residual": Value(ValueType.BOOL, value=config.get("use_parallel_residual", True)),
+        }
+    else:
+        found |= {
+            f"{kind}.attention.layer_norm_rms_epsilon": Value(real, float(config.get("rms_norm_eps", 1e-6))),
+            f"{kind}.rope.dimension_count": Value(number, shape.head_dim),
+        }
     found |= {f"tokenizer.ggml.{name}_token_id": Value(number, token) for name, token in _ids(checkpoint).items()}
     if template := checkpoint.chat_template():
         found["tokenizer.chat_template"] = Value(text, template)
@@ -252,7 +293,8 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rope_theta(config: dict[str, Any]) -> float:
-    return float(config.get("rope_theta") or _rope(config).get("rope_theta") or 10_000.0)
+    named = config.get("rope_theta") or config.get("rotary_emb_base")  # the second: GPT-NeoX
+    return float(named or _rope(config).get("rope_theta") or 10_000.0)
 
 
 def _rope_factors(checkpoint: Checkpoint, shape: Shape) -> dict[str, Floats]:
