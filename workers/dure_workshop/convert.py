@@ -1,7 +1,8 @@
 """A Hugging Face checkpoint into one GGUF file: shard by shard, tensor by tensor, some MB of weights at a time.
 
 Source: llama.cpp's convert_hf_to_gguf.py for names, order of rows and keys; llama-quant.cpp for the kinds of Q4_K_M.
-Known are Qwen2, Qwen3, Llama and GPT-NeoX (Polyglot-ko) with byte-level BPE. What GPTQ or AutoRound quantized keeps its numbers.
+Known are Qwen2, Qwen3, Llama and GPT-NeoX (Polyglot-ko) with byte-level BPE. What GPTQ or AutoRound quantized keeps its
+numbers.
 """
 
 import math
@@ -127,9 +128,8 @@ def _architecture(checkpoint: Checkpoint) -> str:
 
 def _is_tied(checkpoint: Checkpoint) -> bool:
     names = {name for shard in checkpoint.shards for name in shard.tensors}
-    return not names & {"lm_head.weight", "embed_out.weight"} or bool(
-        checkpoint.files[CONFIG].get("tie_word_embeddings")
-    )
+    has_output = not names.isdisjoint({"lm_head.weight", "embed_out.weight"})
+    return not has_output or bool(checkpoint.files[CONFIG].get("tie_word_embeddings"))
 
 
 def _plan(checkpoint: Checkpoint, precision: Precision) -> Plan:
@@ -191,10 +191,7 @@ def _order(name: str, kind: str, shape: Shape) -> list[int] | None:
     if part == "attn_qkv":
         places = range(shape.head_dim)
         return [
-            (head * 3 + kind_of) * shape.head_dim + n
-            for kind_of in range(3)
-            for head in range(shape.heads)
-            for n in places
+            (head * 3 + which) * shape.head_dim + n for which in range(3) for head in range(shape.heads) for n in places
         ]
     if kind != "llama" or part not in {"attn_q", "attn_k"}:
         return None
