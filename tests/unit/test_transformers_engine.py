@@ -79,7 +79,7 @@ def test_a_greedy_answer_is_that_of_the_library(kind: str, folder: Callable[[str
         assert engine.count_tokens([Message("user", question)]) > 8
         found = answer(engine, ask(question))
         assert found
-        assert found == reference(folder(kind), question, 24)
+        assert found == reference(folder(kind), question, 48)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
