@@ -1,9 +1,8 @@
 """Questions to an engine, for tests over small models."""
 
-import threading
-
 from dure.job import Message, Sampling
 from dure_worker.engines import Engine, GenerateRequest
+from dure_worker.engines.timing import in_parallel
 
 GREEDY = Sampling(temperature=0, repetition_penalty=1)
 SAMPLED = Sampling(temperature=0.8, top_k=5, seed=7)
@@ -25,9 +24,5 @@ def together(engine: Engine, requests: list[GenerateRequest]) -> list[str]:
     def work(number: int) -> None:
         found[number] = answer(engine, requests[number])
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(requests))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_parallel(len(requests), work)
     return found

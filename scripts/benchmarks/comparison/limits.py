@@ -56,18 +56,13 @@ class Kernels:
     def __init__(self, path: Path, weights: str, num_threads: int) -> None:
         import torch  # noqa: PLC0415 - not there without the extra
 
-        from dure_worker.engines.ark.linear import Linear  # noqa: PLC0415
-        from dure_worker.engines.ark.loading import packed  # noqa: PLC0415
+        from dure_worker.engines.ark.loading import matrix, packed  # noqa: PLC0415
         from dure_worker.engines.ark.packed_file import PackedFile  # noqa: PLC0415
         from dure_worker.engines.ark.packing import RECIPES  # noqa: PLC0415
 
         torch.set_num_threads(num_threads)
         file = PackedFile.open(packed(path, RECIPES[weights]))
-        none = torch.empty(0)
-        self._linears = [
-            Linear(file.tensors[name], file.tensors.get(f"{name}.bias", none), *sizes)
-            for name, sizes in file.info.items()
-        ]
+        self._linears = [matrix(file, name) for name in file.info]
         self._ones = torch.ones
 
     @property

@@ -55,9 +55,13 @@ class KvStore:
         count = 0 if best is None else common(best.ids, ids)
         return (count, best.path) if best is not None and count else (0, None)
 
+    def wants(self, ids: list[int]) -> bool:
+        """Whether it is worth a file, and none has it yet."""
+        return len(ids) >= _LEAST_TOKENS and all(entry.ids[: len(ids)] != ids for entry in self._entries.values())
+
     def save(self, ids: list[int], parts: list[torch.Tensor]) -> None:
         """Never raises for what the disk does: the conversation is only read again then."""
-        if len(ids) < _LEAST_TOKENS or any(entry.ids[: len(ids)] == ids for entry in self._entries.values()):
+        if not self.wants(ids):
             return
         path = self._folder / f"{hashlib.sha256(repr((self._model, ids)).encode()).hexdigest()[:24]}.kv"
         try:

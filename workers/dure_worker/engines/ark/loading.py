@@ -103,14 +103,16 @@ def _cpu() -> str:
     return next((line for line in lines if line.startswith("flags")), "")
 
 
+def matrix(source: PackedFile, name: str) -> Linear:
+    tensors = source.tensors
+    return Linear(tensors[name], tensors.get(f"{name}.bias", torch.empty(0)), *source.info[name])
+
+
 def decoder(source: PackedFile, config: DecoderConfig, made: Callable[[str], Linear] | None = None) -> Decoder:
     """made: matrices by name, where they are not in the file."""
     tensors = source.tensors
 
-    def from_file(name: str) -> Linear:
-        return Linear(tensors[name], tensors.get(f"{name}.bias", torch.empty(0)), *source.info[name])
-
-    linear = made or from_file
+    linear = made or (lambda name: matrix(source, name))
 
     def norm(name: str) -> Norm:
         return Norm(tensors[name], tensors.get(f"{name}.bias"), config.eps)

@@ -9,7 +9,7 @@ from itertools import count, islice
 import torch
 
 from dure.errors import EngineError
-from dure_worker.engines.ark import order, threads
+from dure_worker.engines.ark import order
 from dure_worker.engines.ark.answer import Answer
 from dure_worker.engines.ark.attention import Segment
 from dure_worker.engines.ark.decoder import Decoder
@@ -57,28 +57,27 @@ class Scheduler:
 
     def _run(self) -> None:
         lower_priority()
-        threads.prepare()
         while self._admit():
-            for slot in self._slots.active:
-                if slot.answer is not None and slot.answer.cancelled.is_set():
-                    self._cancel(slot)
+            for slot, answer in self._slots.running:
+                if answer.cancelled.is_set():
+                    self._cancel(slot, answer)
             try:
-                self._step(self._slots.active)
+                self._step()
             except Exception as error:
                 log.exception("a step failed", extra={"action": "engine.step"})
-                for slot in self._slots.active:
-                    self._fail(slot, error)
+                for slot, answer in self._slots.running:
+                    self._fail(slot, answer, error)
 
     def _admit(self) -> bool:
         """Give waiting answers a slot; wait where there is nothing to do. False: closed."""
         with self._changed:
-            while not self._is_closed and not self._waiting and not self._slots.active:
+            while not self._is_closed and not self._waiting and not self._slots.running:
                 self._changed.wait()
             if self._is_closed:
                 for answer in self._waiting:
                     answer.end("cancelled")
-                for slot in self._slots.active:
-                    self._cancel(slot)
+                for slot, answer in self._slots.running:
+                    self._cancel(slot, answer)
                 return False
             for answer in [answer for answer in self._waiting if answer.cancelled.is_set()]:
                 self._waiting.remove(answer)
@@ -90,10 +89,10 @@ class Scheduler:
                 self._guesses.begin(self._slots.seat(answer))
         return True
 
-    def _step(self, active: list[Slot]) -> None:
-        for slot in active:
-            self._make_room(slot)
-        segments = self._segments(active)
+    def _step(self) -> None:
+        for slot, answer in self._slots.running:
+            self._make_room(slot, answer)
+        segments = self._segments()
         if not segments:
             return
         began_at = time.monotonic()
@@ -115,23 +114,23 @@ class Scheduler:
                 self._write([segment], self._decoder.forward([segment], self._cache))
             except Exception as error:
                 log.exception("a slot's step failed", extra={"action": "engine.step"})
-                self._fail(self._slots.all[segment.slot], error)
+                slot = self._slots.all[segment.slot]
+                if slot.answer is not None:
+                    self._fail(slot, slot.answer, error)
 
-    def _make_room(self, slot: Slot) -> None:
+    def _make_room(self, slot: Slot, answer: Answer) -> None:
         """An answer that may outgrow its slot forgets a part of what lies behind its beginning."""
-        answer = slot.answer
-        if answer is None or answer.num_kept is None or len(answer.ids) < answer.context:
+        if answer.num_kept is None or len(answer.ids) < answer.context:
             return
         count = max(1, (answer.context - answer.num_kept) // _FORGOTTEN)
         self._decoder.forget(self._cache, slot.number, answer.num_kept, count, len(slot.ids))
         slot.drop(answer.num_kept, count)
         answer.drop(count)
 
-    def _segments(self, active: list[Slot]) -> list[Segment]:
+    def _segments(self) -> list[Segment]:
         """Every running answer's next token, and a chunk of the prompt whose turn it is."""
-        answers = [(slot, slot.answer) for slot in active if slot.answer is not None]
-        writing = [(slot, answer) for slot, answer in answers if len(slot.ids) >= answer.num_to_read]
-        reading = [(slot, answer) for slot, answer in answers if len(slot.ids) < answer.num_to_read]
+        reading = self._slots.reading
+        writing = [(slot, answer) for slot, answer in self._slots.running if len(slot.ids) >= answer.num_to_read]
         has_drafts = len(writing) <= _MOST_WITH_DRAFTS and not reading
         nexts = [self._next(slot, answer, len(writing), has_drafts=has_drafts) for slot, answer in writing]
         found = sorted(nexts, key=lambda each: len(each.ids))
@@ -180,7 +179,8 @@ class Scheduler:
         assert slot.answer is not None  # noqa: S101 - active slots have one
         if not bool(logits.isfinite().all()):
             slot.ids.clear()
-            self._release(slot, EngineError("the model computes no numbers: check it with `dure model verify`"))
+            slot.answer.fail(EngineError("the model computes no numbers: check it with `dure model verify`"))
+            self._slots.free(slot)
             return []
         return slot.answer.rows(_drafted(segment)) if segment.end >= slot.answer.num_to_read else []
 
@@ -188,7 +188,7 @@ class Scheduler:
         num_kept = len(segment.ids)
         if picks:
             if len(answer.ids) == answer.num_to_read:
-                order.note(answer, self._reading())
+                order.note(answer, [other for _, other in self._slots.reading])
             num_taken = answer.advance(picks, _drafted(segment))
             num_kept += num_taken - segment.num_wanted
             if segment.num_wanted > 1:
@@ -197,24 +197,15 @@ class Scheduler:
             answer.progress()
         slot.ids.extend(segment.ids[:num_kept])
         if answer.is_ended:
-            self._release(slot)
+            self._slots.free(slot)
 
-    def _reading(self) -> list[Answer]:
-        answers = [(slot, slot.answer) for slot in self._slots.active if slot.answer is not None]
-        return [answer for slot, answer in answers if len(slot.ids) < answer.num_to_read]
+    def _cancel(self, slot: Slot, answer: Answer) -> None:
+        answer.end("cancelled")
+        self._slots.free(slot)
 
-    def _cancel(self, slot: Slot) -> None:
-        if slot.answer is not None:
-            slot.answer.end("cancelled")
-        self._release(slot)
-
-    def _fail(self, slot: Slot, error: Exception) -> None:
+    def _fail(self, slot: Slot, answer: Answer, error: Exception) -> None:
         slot.ids.clear()  # half of it may be written
-        self._release(slot, EngineError(f"the ark engine failed: {error}"))
-
-    def _release(self, slot: Slot, error: EngineError | None = None) -> None:
-        if slot.answer is not None and error is not None:
-            slot.answer.fail(error)
+        answer.fail(EngineError(f"the ark engine failed: {error}"))
         self._slots.free(slot)
 
 

@@ -43,8 +43,13 @@ class Slots:
         return any(slot.answer is None for slot in self.all)
 
     @property
-    def active(self) -> list[Slot]:
-        return [slot for slot in self.all if slot.answer is not None]
+    def running(self) -> list[tuple[Slot, Answer]]:
+        return [(slot, slot.answer) for slot in self.all if slot.answer is not None]
+
+    @property
+    def reading(self) -> list[tuple[Slot, Answer]]:
+        """Those whose prompt is not there yet."""
+        return [(slot, answer) for slot, answer in self.running if len(slot.ids) < answer.num_to_read]
 
     def seat(self, answer: Answer) -> Slot:
         """Into the slot that already holds the conversation's beginning, else into the one unused for longest, with
@@ -78,7 +83,7 @@ class Slots:
             self._keep(slot)
 
     def _keep(self, slot: Slot) -> None:
-        if self._store is not None and slot.answer is None and slot.ids:
+        if self._store is not None and slot.answer is None and self._store.wants(slot.ids):
             self._store.save(slot.ids, self._cache.saved(slot.number, len(slot.ids)))
 
     def _restored(self, slot: Slot, answer: Answer, num_common: int) -> int:
