@@ -28,17 +28,14 @@ RESULT = Path("scripts/results/quantization.md")
 MODEL = "qwen2.5-coder-0.5b-korean"
 RECIPES = {
     "as in the file": AS_IN_THE_FILE,
-    "int8, group 32": Recipe(8, 32),
-    "int5, group 32": Recipe(5, 32),
-    "int5, group 64, importance": Recipe(5, 64, method="importance"),
-    "int5, group 64, GPTQ": Recipe(5, 64, method="gptq"),
-    "int4, group 32": Recipe(4, 32),
-    "int4, group 32, importance": Recipe(4, 32, method="importance"),
-    "int4, group 32, GPTQ": Recipe(4, 32, method="gptq"),
+    "int8, group 128": Recipe(8, 128),
+    "int6, group 128, importance": Recipe(6, 128, method="importance"),
+    "int5, group 128": Recipe(5, 128),
+    "int5, group 128, importance": Recipe(5, 128, method="importance"),
+    "int5, group 128, GPTQ": Recipe(5, 128, method="gptq"),
     "int4 and int5, group 32, GPTQ": Recipe(4, 32, more_bits=5, method="gptq"),
-    "int4, group 64, GPTQ": Recipe(4, 64, method="gptq"),
+    "int4 and int5, group 128, GPTQ": Recipe(4, 128, more_bits=5, method="gptq"),
     "int4, group 128, GPTQ": Recipe(4, 128, method="gptq"),
-    "int2, group 32": Recipe(2, 32),
     "int2, group 32, GPTQ": Recipe(2, 32, method="gptq"),
 }
 

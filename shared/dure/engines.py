@@ -24,7 +24,7 @@ bloom falcon gemma2 gemma3 gpt-oss gpt2 lfm2 llama nemotron phi3 qwen2 qwen2moe 
 TRANSFORMERS = frozenset(_TRANSFORMERS.split())
 
 # How an engine may hold the weights (DURE_WORKER_WEIGHTS), its own choice first; others hold them as the file has them.
-WEIGHTS = {"ark": ("file", "int8", "int4", "int2"), "transformers": ("bf16", "float32", "int8", "nf4")}
+WEIGHTS = {"ark": ("int5", "file", "int8", "int4", "int2"), "transformers": ("bf16", "float32", "int8", "nf4")}
 
 
 def weights_of(engine: str, wanted: str) -> str:

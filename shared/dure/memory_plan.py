@@ -246,14 +246,16 @@ def of_gguf(source: Gguf, engine: str = "llama", weights: str = "") -> tuple[int
 
 # Bits of a packed weight: minima are fitted away with one bit more.
 _PACKED_BITS = {TensorType.Q4_0: 4, TensorType.Q5_0: 5, TensorType.Q4_K: 5, TensorType.Q6_K: 6}
-_PACKED_GROUP = 32
 # Kinds whose own scales, which 16 bits of the kernels do not hold, are kept.
 _EXACT = {TensorType.Q4_0, TensorType.Q5_0, TensorType.Q8_0}
 _FUSED = {"attn_q": "qkv", "attn_k": "qkv", "attn_v": "qkv", "ffn_gate": "gate_up", "ffn_up": "gate_up"}
 
 
-# What DURE_WORKER_WEIGHTS makes of them, and of the costly ones: dure_worker/engines/ark/packing.py, RECIPES.
-_FITTED_BITS = {"int8": (8, 8), "int4": (4, 5), "int2": (2, 2)}
+# What DURE_WORKER_WEIGHTS makes of them and of the costly ones, and in groups of how many weights:
+# dure_worker/engines/ark/packing.py, RECIPES.
+_FITTED_BITS = {"int8": (8, 8), "int5": (5, 5), "int4": (4, 5), "int2": (2, 2)}
+_FITTED_GROUPS = {"int8": 128, "int5": 128, "int4": 128}
+_FILE_GROUP = 32
 _COSTLY = ("qkv", "ffn_down")
 
 
@@ -280,7 +282,9 @@ def _fused_bytes(name: str, together: list[Tensor], weights: str) -> int:
     num_weights = sum(tensor.num_weights for tensor in together)
     is_exact = is_vocabulary or weights not in _FITTED_BITS
     scale = _F32 if is_exact and any(tensor.type in _EXACT for tensor in together) else _F16
-    return num_weights * bits // 8 + num_weights // _PACKED_GROUP * scale
+    # Scales too large for 16 bits are kept only in the file's own groups.
+    group = math.gcd(_FITTED_GROUPS.get(weights, _FILE_GROUP), together[0].shape[0])
+    return num_weights * bits // 8 + num_weights // group * scale
 
 
 # Architectures whose windowed layers llama.cpp bounds, and each how many-th layer looks at everything.

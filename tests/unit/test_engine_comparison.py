@@ -182,10 +182,10 @@ def test_the_baseline_is_always_there_and_comes_first() -> None:
     def names(*wanted: str, has_server: bool = False, is_quick: bool = False) -> list[str]:
         return [one.name for one in contestants.chosen(list(wanted), has_server=has_server, is_quick=is_quick)]
 
-    assert names("ark") == ["llama-untrimmed", "ark-file", "ark-int4", "ark-int2", "ark-int8"]
+    assert names("ark") == ["llama-untrimmed", "ark-int5", "ark-file", "ark-int4", "ark-int2", "ark-int8"]
     assert names("ark-int2", "llama", has_server=True) == ["llama-server", "llama", "ark-int2"]
-    assert names(is_quick=True) == ["llama-untrimmed", "llama", "ark-file"]
-    with pytest.raises(ValueError, match="choose llama, ark-file"):
+    assert names(is_quick=True) == ["llama-untrimmed", "llama", "ark-int5"]
+    with pytest.raises(ValueError, match="choose llama, ark-int5"):
         names("gpt")
 
 

@@ -34,7 +34,7 @@ def test_an_engine_holds_weights_in_its_own_ways_only() -> None:
     assert engines.weights_of("ark", "auto") == "file"
     assert engines.weights_of("transformers", "auto") == "bf16"
     assert engines.weights_of("llama", "int4") == "file", "it takes the file as it is"
-    with pytest.raises(SettingsError, match=r"DURE_WORKER_WEIGHTS is nf4.*file, int8, int4, int2"):
+    with pytest.raises(SettingsError, match=r"DURE_WORKER_WEIGHTS is nf4.*int5, file, int8, int4, int2"):
         engines.weights_of("ark", "nf4")
 
 
@@ -44,4 +44,5 @@ def test_the_plan_and_the_packing_know_the_same_ways() -> None:
     assert tuple(packing.RECIPES) == engines.WEIGHTS["ark"]
     bits = {name: (recipe.bits, recipe.more_bits or recipe.bits) for name, recipe in packing.RECIPES.items()}
     assert {name: found for name, found in bits.items() if found[0]} == memory_plan._FITTED_BITS
-    assert {recipe.group for recipe in packing.RECIPES.values()} == {memory_plan._PACKED_GROUP}
+    groups = {name: recipe.group for name, recipe in packing.RECIPES.items()}
+    assert groups == {name: memory_plan._FITTED_GROUPS.get(name, memory_plan._FILE_GROUP) for name in groups}

@@ -25,11 +25,11 @@ class WorkerSettings(SectionSettings):
         "auto: ark where the CPU allows it and a measurement at the first start finds it clearly faster, else llama. "
         "transformers (dure[torch]): the reference, slow and large.",
     )
-    weights: Literal["auto", "file", "int8", "int4", "int2", "bf16", "float32", "nf4"] = Field(
+    weights: Literal["auto", "int5", "file", "int8", "int4", "int2", "bf16", "float32", "nf4"] = Field(
         default="auto",
-        description="How an engine holds the weights. ark: file (as exactly as the file has them), int8, or fitted on "
-        "a Korean text int4 (smaller, a few percent more perplexity) and int2 (for trials). transformers: bf16, "
-        "float32, int8, nf4. auto: the first of these; llama takes the file.",
+        description="How an engine holds the weights. ark: int5 (fitted on a Korean text, the fastest), file "
+        "(as exactly as the file has them), int8, int4 (fitted too, smaller, more perplexity) and int2 (for trials). "
+        "transformers: bf16, float32, int8, nf4. auto: the first of these; llama takes the file.",
     )
     slots: int = Field(default=4, ge=1, le=64, description="Answers generated at once; further jobs wait in the queue.")
     context: int = Field(

@@ -72,6 +72,10 @@ class Codes:
             found = replace(found, scales=found.scales[:, ::2])
         return found
 
+    def split(self, group: int) -> "Codes":
+        """The same numbers in smaller groups; without minima."""
+        return replace(self, scales=self.scales.repeat(self.group // group, 1))
+
     def part(self, rows: slice) -> "Codes":
         return Codes(self.codes[rows], self.scales[rows], None if self.minima is None else self.minima[rows], self.bits)
 

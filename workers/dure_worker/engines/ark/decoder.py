@@ -29,7 +29,9 @@ class Norm:
         if self.bias is None:
             # torch's own rms_norm is a chain of passes over x on the CPU: 10 times as long for a chunk of a prompt.
             norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-            return x * torch.rsqrt(norm * norm / x.shape[-1] + self.eps) * self.weight
+            scale = norm.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+            found: torch.Tensor = (x * scale).mul_(self.weight)
+            return found
         return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
@@ -133,11 +135,12 @@ class Decoder:
             attended = layer.output(batch.attend(query, cache, number, window).float())
             if layer.attention_post_norm is not None:
                 attended = layer.attention_post_norm(attended)
-            before, x = x, x + attended
+            # In place, but where the layer's other half reads what was before.
+            before, x = x, x + attended if self.config.is_parallel else x.add_(attended)
             fed = self._fed(layer, layer.ffn_norm(before if self.config.is_parallel else x))
             if layer.ffn_post_norm is not None:
                 fed = layer.ffn_post_norm(fed)
-            x = x + fed
+            x.add_(fed)
         return self._head(self._norm(x[batch.wanted]))
 
     @torch.inference_mode()

@@ -56,14 +56,18 @@ class ArkEngine:
         source = gguf.read(path)
         self._tokenizer = ChatTokenizer(source)
         self._vocabulary = Vocabulary(self._tokenizer.pieces, self._tokenizer.ends)
-        decoder = load(source, recipe)
-        cache = KvCache(decoder.config, num_slots, context, kv_bits)
+
+        def made() -> tuple[Decoder, KvCache, DraftModel | None]:
+            decoder = load(source, recipe)
+            model = None if draft is None else DraftModel(_draft(draft, source), num_slots, context)
+            return decoder, KvCache(decoder.config, num_slots, context, kv_bits), model
+
+        decoder, cache, model_of_guesses = threads.apart(made)
         store = None
         if kv_folder is not None and kv_disk_mib:
             name = packed(path, recipe).stem
             store = KvStore(kv_folder, kv_disk_mib << 20, f"{name} {kv_bits} {__version__}")
         self._slots = Slots(cache, num_slots, store)
-        model_of_guesses = None if draft is None else DraftModel(_draft(draft, source), num_slots, context)
         self._scheduler = Scheduler(decoder, cache, self._slots, Guesses(model_of_guesses))
         self._answers: dict[str, Answer] = {}
 

@@ -58,8 +58,10 @@ class Linear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         threads.prepare()
-        found: torch.Tensor = ark.woqgemm(
+        # Every number of it is written: without `out` the library would fill it with zeros before.
+        found = torch.empty(len(x), self.n)
+        ark.woqgemm(
             x, self.blob, self.bias, self.n, self.k, self.group, _COMPUTE, f"int{self.bits}", self.scales,
-            _HAS_ZERO_POINTS,
+            _HAS_ZERO_POINTS, out=found,
         )  # fmt: skip
         return found
