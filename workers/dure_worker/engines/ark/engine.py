@@ -7,7 +7,7 @@ from dure import __version__, gguf
 from dure.errors import BadRequest, ContextOverflow, EngineError, ModelUnsupported
 from dure.gguf import Gguf
 from dure.job import Message
-from dure_worker.engines.ark import threads
+from dure_worker.engines.ark import heap, threads
 from dure_worker.engines.ark.answer import Answer
 from dure_worker.engines.ark.chat_tokenizer import ChatTokenizer
 from dure_worker.engines.ark.decoder import Decoder
@@ -63,6 +63,7 @@ class ArkEngine:
             return decoder, KvCache(decoder.config, num_slots, context, kv_bits), model
 
         decoder, cache, model_of_guesses = threads.apart(made)
+        heap.keep()
         store = None
         if kv_folder is not None and kv_disk_mib:
             name = packed(path, recipe).stem
