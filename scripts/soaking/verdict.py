@@ -11,7 +11,7 @@ from dure.job_store import JobStore
 from dure_worker.conversation.conversation import Conversation
 from dure_worker.engines import GenerateRequest
 from dure_worker.engines.scripted import ScriptedEngine
-from dure_worker.korean.editor import edit
+from dure_worker.korean.editor import PARSING, PASSES, edit
 from support import events
 
 
@@ -68,7 +68,8 @@ def expected_reply(payload: JobPayload, engine: ScriptedEngine) -> str:
     """What the scripted engine says alone, without a cluster around it."""
     prompt = Conversation(engine.count_tokens, engine.info.context).fit(payload)
     tokens = engine.generate(GenerateRequest("alone", prompt.messages, prompt.max_tokens))
-    return edit("".join(token.text for token in tokens), is_cut=True)
+    # A scripted worker runs all passes but those that parse.
+    return edit("".join(token.text for token in tokens), is_cut=True, passes=frozenset(PASSES) - PARSING)
 
 
 def question(number: int, max_tokens: int) -> JobPayload:

@@ -31,7 +31,7 @@ def test_what_no_engine_runs_is_refused_with_what_they_do_run() -> None:
 
 
 def test_an_engine_holds_weights_in_its_own_ways_only() -> None:
-    assert engines.weights_of("ark", "auto") == "file"
+    assert engines.weights_of("ark", "auto") == "int5"
     assert engines.weights_of("transformers", "auto") == "bf16"
     assert engines.weights_of("llama", "int4") == "file", "it takes the file as it is"
     with pytest.raises(SettingsError, match=r"DURE_WORKER_WEIGHTS is nf4.*int5, file, int8, int4, int2"):

@@ -1,11 +1,13 @@
 import unicodedata
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dure_worker.korean.editor import KoreanEditor, edit
+from dure_worker.korean import editor as korean
+from dure_worker.korean.editor import PARSING, PASSES
 
 PROPERTY = settings(deadline=None, max_examples=200, derandomize=True)
 
@@ -26,8 +28,29 @@ def pieces_of(text: str, borders: list[int]) -> list[str]:
     return [text[start:end] for start, end in pairwise(places)]
 
 
-def streamed(pieces: list[str], *, is_cut: bool = False) -> list[str]:
-    editor = KoreanEditor()
+# Without those that parse: Kiwi has tests of its own.
+QUICK = [name for name in PASSES if name not in PARSING]
+
+
+class KoreanEditor:
+    """The texts of its sentences."""
+
+    def __init__(self, passes: Sequence[str] = ()) -> None:
+        self._editor = korean.KoreanEditor(passes)
+
+    def feed(self, text: str) -> list[str]:
+        return [sentence.text for sentence in self._editor.feed(text)]
+
+    def finish(self, *, is_cut: bool) -> list[str]:
+        return [sentence.text for sentence in self._editor.finish(is_cut=is_cut)]
+
+
+def edit(text: str, *, is_cut: bool = False, passes: Sequence[str] = ()) -> str:
+    return korean.edit(text, is_cut=is_cut, passes=passes)
+
+
+def streamed(pieces: list[str], *, is_cut: bool = False, passes: Sequence[str] = ()) -> list[str]:
+    editor = KoreanEditor(passes)
     sentences = [sentence for piece in pieces for sentence in editor.feed(piece)]
     return sentences + editor.finish(is_cut=is_cut)
 
@@ -36,9 +59,10 @@ def streamed(pieces: list[str], *, is_cut: bool = False) -> list[str]:
 @given(generated, cuts, st.booleans())
 @example("안녕. 하", [1, 2, 3, 4], False)  # noqa: FBT003
 def test_the_result_does_not_depend_on_how_the_text_came(text: str, borders: list[int], is_cut: bool) -> None:
-    sentences = streamed(pieces_of(text, borders), is_cut=is_cut)
-    assert sentences == streamed([text], is_cut=is_cut)
-    assert "".join(sentences).rstrip() == edit(text, is_cut=is_cut)
+    for passes in ((), QUICK):
+        sentences = streamed(pieces_of(text, borders), is_cut=is_cut, passes=passes)
+        assert sentences == streamed([text], is_cut=is_cut, passes=passes)
+        assert "".join(sentences).rstrip() == edit(text, is_cut=is_cut, passes=passes)
 
 
 @PROPERTY

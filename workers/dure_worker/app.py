@@ -23,6 +23,8 @@ from dure_worker.choice import rules
 from dure_worker.choice.choosing import resolved
 from dure_worker.engines import Engine
 from dure_worker.heartbeat import Heartbeat
+from dure_worker.korean import editor as korean
+from dure_worker.korean import parser
 from dure_worker.lifecycle import Lifecycle
 from dure_worker.outbox import Outbox
 from dure_worker.pressure import Level, Pressure
@@ -53,7 +55,8 @@ def run_worker(settings: Settings, worker: WorkerSettings) -> bool:
     lifecycle = Lifecycle(worker.name, engine.info, WorkerRegistry(client), worker.grace_s)
     outbox = Outbox(store, worker.lease_s)
     pressure = Pressure(lifecycle.rss_mib, limit, _stop_in_order)
-    runner = Runner(store, engine, outbox, lifecycle, worker.lease_s, lambda: pressure.is_tight)
+    passes = _passes(settings, worker)
+    runner = Runner(store, engine, outbox, lifecycle, worker.lease_s, lambda: pressure.is_tight, passes)
     app = make_app(url, runner)
     heartbeat.follow(
         lambda: replace(loading, is_ready=True, stalled_s=outbox.stalled_s(), job_ids=lifecycle.running_ids)
@@ -71,6 +74,15 @@ def run_worker(settings: Settings, worker: WorkerSettings) -> bool:
         lifecycle.close()
         engine.close()
     return pressure.level is Level.OVER
+
+
+def _passes(settings: Settings, worker: WorkerSettings) -> list[str]:
+    """Of the Korean editor. Those that parse have Kiwi loaded; a worker for trials does not pay for it."""
+    if _is_scripted(settings, worker):
+        return [name for name in worker.passes if name not in korean.PARSING]
+    if korean.PARSING & set(worker.passes):
+        parser.load()
+    return worker.passes
 
 
 def with_budget(settings: Settings, worker: WorkerSettings, here: Budget | None) -> WorkerSettings:

@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from dure.job_store import Claim, EmitReply, JobStore, NoClaim, Outcome
 from dure_worker.conversation.conversation import Conversation, Prompt
 from dure_worker.engines import Engine, GenerateRequest, Token
 from dure_worker.korean.editor import KoreanEditor
+from dure_worker.korean.sentence import Sentence
 from dure_worker.lifecycle import Lifecycle
 from dure_worker.outbox import Delivery, Outbox
 from dure_worker.turns import Turns
@@ -46,13 +47,16 @@ class Runner:
         lifecycle: Lifecycle,
         lease_s: float,
         is_tight: Callable[[], bool] = lambda: False,
+        passes: Sequence[str] = (),
     ) -> None:
+        """passes: of the Korean editor."""
         self._store = store
         self._engine = engine
         self._outbox = outbox
         self._lifecycle = lifecycle
         self._lease_s = lease_s
         self._is_tight = is_tight  # short of memory
+        self._passes = passes
         self._conversation = Conversation(engine.count_tokens, engine.info.context)
         self._turns = Turns()
 
@@ -110,7 +114,7 @@ class Runner:
         prompt = self._conversation.fit(payload)
         if self._is_tight() and prompt.num_tokens > self._engine.info.context // _LONG_PROMPT_SHARE:
             raise Released
-        reply = Reply(prefix)
+        reply = Reply(prefix, self._passes)
         self._outbox.add(delivery, reply.opening())
         last = Token("")
         with closing(self._tokens(claim, payload, prompt, prefix)) as tokens:
@@ -149,10 +153,10 @@ class Runner:
 class Reply:
     """An answer as it grows: drafts of what is generated, and the edited sentences that stay."""
 
-    def __init__(self, prefix: str = "") -> None:
+    def __init__(self, prefix: str = "", passes: Sequence[str] = ()) -> None:
         self.text = prefix
         self._prefix = prefix
-        self._editor = KoreanEditor()
+        self._editor = KoreanEditor(passes)
 
     def opening(self) -> list[Draft]:
         """What an earlier attempt had already sent for good is the beginning of this one too."""
@@ -166,9 +170,9 @@ class Reply:
     def finish(self, *, is_cut: bool) -> list[Draft]:
         return self._sentences(self._editor.finish(is_cut=is_cut))
 
-    def _sentences(self, sentences: list[str]) -> list[Draft]:
-        self.text += "".join(sentences)
-        return [Draft(EventType.SENTENCE, sentence) for sentence in sentences]
+    def _sentences(self, sentences: list[Sentence]) -> list[Draft]:
+        self.text += "".join(sentence.text for sentence in sentences)
+        return [Draft(EventType.SENTENCE, sentence.text) for sentence in sentences]
 
 
 def _request_id(claim: Claim) -> str:

@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from dure.machine_memory import usable_cores
 from dure.settings import SectionSettings
+from dure_worker.korean.editor import PASSES
 
 
 class WorkerSettings(SectionSettings):
@@ -75,6 +76,11 @@ class WorkerSettings(SectionSettings):
         description="copy: weights in private memory, in the CPU's fast layout. mmap: shared with the page cache, "
         "slower, but the system may drop them under pressure.",
     )
+    edits: str = Field(
+        default="all",
+        description="What is corrected in answers: `all`, `none`, or some of unicode, misspellings, josa, punctuation "
+        "with commas between.",
+    )
     grace_s: float = Field(
         default=20.0,
         ge=0,
@@ -103,6 +109,19 @@ class WorkerSettings(SectionSettings):
     scripted_faults: bool = Field(
         default=False, description="`scripted` dies at <die>, stands still at <hang>, and takes memory at <grow>."
     )
+
+    @field_validator("edits")
+    @classmethod
+    def _are_passes(cls, value: str) -> str:
+        if value not in ("all", "none") and (unknown := sorted(set(value.split(",")) - set(PASSES))):
+            raise ValueError(f"no pass is called {', '.join(unknown)}: choose all, none, or of {', '.join(PASSES)}")
+        return value
+
+    @property
+    def passes(self) -> list[str]:
+        """Of the Korean editor, in their order."""
+        wanted = {"all": PASSES, "none": ()}.get(self.edits, self.edits.split(","))
+        return [name for name in PASSES if name in wanted]
 
     @field_validator("kv_bits", mode="before")
     @classmethod

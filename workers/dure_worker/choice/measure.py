@@ -26,7 +26,7 @@ from dure_worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 # Loading and packing included: fitting the weights of a 1.5B takes minutes on two slow cores.
-_WITHIN_S = 600.0
+_WITHIN_S = 1200.0
 # Of measuring, for each of the candidates: as much for reading as for writing alone and for writing in all slots.
 _MEASURED_S = 2.5
 # As it is served: always the likeliest token would flatter an engine that guesses what comes next.
@@ -73,7 +73,7 @@ def _packing(settings: Settings, worker: WorkerSettings) -> str:
     folder = settings.models_dir / settings.model
     if worker.engine != "ark" or any(folder.glob("ark-*.safetensors")):
         return ""
-    return "; first its weights are packed for this machine, once, which takes up to a minute"
+    return "; first its weights are packed for this machine, once, which takes a minute or more"
 
 
 def _environ(settings: Settings, worker: WorkerSettings) -> dict[str, str]:

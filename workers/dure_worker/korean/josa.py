@@ -1,0 +1,78 @@
+"""The pass `josa`: particles that do not agree with the sound before them.
+
+A candidate is what a final consonant tells; behind a Korean word it counts only if the corrected word parses as noun
+and particle and the sentence becomes likelier. Behind digits and Latin letters the readings decide.
+"""
+
+import re
+
+from dure_worker.korean import parser, readings
+from dure_worker.korean.parser import Parse
+from dure_worker.korean.sentence import Change, Draft
+
+# With a final consonant, without.
+_PAIRS = (
+    ("은", "는"), ("이", "가"), ("을", "를"), ("과", "와"), ("으로", "로"), ("이나", "나"), ("이랑", "랑"),
+    ("이라", "라"), ("아", "야"),
+)  # fmt: skip
+_OTHER = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
+_CLOSED = {closed for closed, _ in _PAIRS}
+_ROAD = {"으로", "로"}
+_RIEUL = 8
+_WORD = r"[가-힣A-Za-z0-9%]+[\"'”’)\]」』》〉`*]*"
+_PARTICLE = "|".join(sorted(_OTHER, key=len, reverse=True))
+# Particles that may follow one of these.
+_TAIL = r"는|도|만|서|써|부터|서는|서도|의|까지|고|면|며|는데|서부터"
+_CANDIDATE = re.compile(
+    rf"(?<![가-힣A-Za-z0-9])(?P<word>{_WORD}?)(?P<josa>{_PARTICLE})(?P<tail>{_TAIL})?(?![가-힣A-Za-z0-9])"
+)
+_NOUNS = ("NN", "NP", "NR", "SL", "SN", "SH", "XSN", "ETN", "SW", "W_")
+_PARTICLES = ("J", "VCP")
+# How much likelier the sentence must become: natural logarithm, as Kiwi's score.
+_GAIN = 1.0
+_BY_READING = 0.9
+
+
+def changes(draft: Draft) -> list[Change]:
+    found: list[Change] = []
+    before: Parse | None = None
+    for match in _CANDIDATE.finditer(draft.text):
+        word, josa = match["word"], match["josa"]
+        if josa == _agreeing(josa, readings.final(word)):
+            continue
+        # 이 with more behind it is no particle (이며); behind a bracket one may read its content or what is before it.
+        if (match["tail"] and josa in ("이", "가")) or word.endswith((")", "]")):
+            continue
+        start, end = match.span("josa")
+        change = Change(start, end, _OTHER[josa], _BY_READING)
+        if not "가" <= word.rstrip("\"'”’)]」』》〉`*")[-1:] <= "힣":
+            found.append(change)
+            continue
+        before = before or parser.parse(draft.text)
+        if gain := _gain(draft.text, before, change):
+            found.append(Change(start, end, change.after, min(1.0, 0.5 + gain / 20)))
+    return found
+
+
+def _agreeing(josa: str, final: int | None) -> str:
+    """The one of the pair that the sound wants. Where that is not known, the one that is there."""
+    if final is None:
+        return josa
+    wants_closed = bool(final) and not (final == _RIEUL and josa in _ROAD)
+    return josa if (josa in _CLOSED) == wants_closed else _OTHER[josa]
+
+
+def _gain(text: str, before: Parse, change: Change) -> float:
+    """By how much the sentence becomes likelier, where the change makes noun and particle of the word; else 0."""
+    inside = next((each for each in before.morphemes if each.start < change.start < each.end), None)
+    is_word = inside is not None and not inside.tag.startswith(("NNP", "UN"))
+    if is_word and text[change.start : change.end] != "으로":  # no word ends so
+        return 0.0  # one such as 국가
+    after = parser.parse(text[: change.start] + change.after + text[change.end :])
+    noun, particle = after.ending_at(change.start), after.starting_at(change.start)
+    if noun is None or particle is None:
+        return 0.0
+    if not noun.tag.startswith(_NOUNS) or not particle.tag.startswith(_PARTICLES):
+        return 0.0
+    gain = after.score - before.score
+    return gain if gain > _GAIN else 0.0

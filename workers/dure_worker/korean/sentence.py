@@ -1,0 +1,83 @@
+"""A sentence while it is edited, and what was changed in it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dure_worker.korean import masks
+
+
+@dataclass(frozen=True)
+class Edit:
+    """kind          the pass that made it, such as `josa`
+    start, end    of what was replaced, in the raw sentence
+    confidence    from 0 to 1, what the pass thinks of it
+    """
+
+    kind: str
+    start: int
+    end: int
+    before: str
+    after: str
+    confidence: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """raw as generated, text as it is sent; white space that follows it included in both."""
+
+    raw: str
+    text: str
+    edits: tuple[Edit, ...] = ()
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a pass wants in the text as it finds it."""
+
+    start: int
+    end: int
+    after: str
+    confidence: float = 1.0
+
+
+@dataclass
+class Draft:
+    """A sentence between two passes.
+
+    origins    for each letter of the text, and its end, the place in the raw sentence
+    """
+
+    text: str
+    origins: list[int] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.origins = self.origins or list(range(len(self.text) + 1))
+
+    @property
+    def protected(self) -> list[tuple[int, int]]:
+        """Spans that no pass may touch: code, addresses, formulas and the like."""
+        return masks.spans(self.text)
+
+    def apply(self, kind: str, changes: Iterable[Change]) -> None:
+        """Those that touch nothing protected and do not overlap an earlier one."""
+        wanted = sorted(changes, key=lambda change: (change.start, change.end))
+        protected = self.protected if wanted else []
+        text, origins, done = "", [], 0
+        for change in wanted:
+            before = self.text[change.start : change.end]
+            if change.start < done or before == change.after or _touches(change, protected):
+                continue
+            text += self.text[done : change.start] + change.after
+            origins += self.origins[done : change.start] + [self.origins[change.start]] * len(change.after)
+            start, end = self.origins[change.start], self.origins[change.end]
+            self.edits.append(Edit(kind, start, end, before, change.after, change.confidence))
+            done = change.end
+        self.text, self.origins = text + self.text[done:], origins + self.origins[done:]
+
+
+def _touches(change: Change, protected: list[tuple[int, int]]) -> bool:
+    """An insertion touches only what it is inside of."""
+    if change.start == change.end:
+        return any(start < change.start < end for start, end in protected)
+    return any(start < change.end and change.start < end for start, end in protected)
