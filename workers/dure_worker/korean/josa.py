@@ -45,7 +45,7 @@ def changes(draft: Draft) -> list[Change]:
             continue
         start, end = match.span("josa")
         change = Change(start, end, _OTHER[josa], _BY_READING)
-        if not "가" <= word.rstrip("\"'”’)]」』》〉`*")[-1:] <= "힣":
+        if not "가" <= readings.bare(word)[-1:] <= "힣":
             found.append(change)
             continue
         before = before or parser.parse(draft.text)

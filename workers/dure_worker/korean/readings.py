@@ -1,5 +1,7 @@
 """How a word ends when it is read aloud, which decides the particle behind it."""
 
+from string import ascii_letters
+
 _FIRST, _LAST, _FINALS = ord("가"), ord("힣"), 28
 _RIEUL = 8
 # Digits: 영 일 이 삼 사 오 육 칠 팔 구.
@@ -35,12 +37,17 @@ _WORDS = {
 _CLOSED = ("ng", "n", "m", "l", "le", "me", "ne", "b", "ck", "ll")
 
 
+def bare(word: str) -> str:
+    """Without the brackets and marks behind it."""
+    return word.rstrip("\"'”’)]」』》〉*`")
+
+
 def final(word: str) -> int | None:
     """The final consonant of its last syllable as Unicode numbers them: 0 none, 8 ㄹ. None: it is not known.
 
     word: Hangul, Latin letters or digits at its end; brackets and marks behind them do not count.
     """
-    word = word.rstrip("\"'”’)]」』》〉*`")
+    word = bare(word)
     if not word:
         return None
     last = word[-1]
@@ -68,9 +75,7 @@ def _number(word: str) -> str:
 
 
 def _of_latin(word: str) -> int | None:
-    letters = ""
-    while word and word[-1].isascii() and word[-1].isalpha():
-        letters, word = word[-1] + letters, word[:-1]
+    letters = word[len(word.rstrip(ascii_letters)) :]
     if known := _WORDS.get(letters.lower()):
         return _final_of(known)
     if letters.isupper() or len(letters) == 1:
