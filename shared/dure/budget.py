@@ -21,6 +21,7 @@ GROUP_RESERVE_BYTES = 256 * MIB
 # Below this hardly a question and its answer fit.
 LEAST_CONTEXT = 512
 _CONTEXT_STEP = 256  # llama.cpp rounds up to it
+WITHOUT_KIWI = "DURE_WORKER_EDITS=light"
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,24 @@ def require(budget: Budget, weights: int, shape: Shape, load: Load) -> Plan:
     plan = budget.plan(weights, shape, load)
     if budget.holds(plan):
         return plan
-    smaller = fitted(budget, weights, shape, load)
-    remedy = (
-        f"add --fit (DURE_WORKER_FIT=1), or choose --slots {smaller.slots} with DURE_WORKER_CONTEXT={smaller.context}"
-        f" and DURE_WORKER_PROMPT_CACHE_MIB={smaller.prompt_cache_bytes // MIB}"
-        if smaller
-        else f"serve a smaller model: `dure model recommend --ram {budget.total // MIB}MiB`"
-    )
     shared = f", shared by {budget.num_workers} workers" if budget.num_workers > 1 else ""
     needed = (plan.rss + plan.margin) // MIB
     raise PlanTooLarge(
         f"a worker with {load.slots} slots of {load.context} tokens needs {needed} MiB, but may have "
-        f"{budget.worker // MIB} MiB of {budget.total // MIB} MiB ({budget.source}{shared}): {remedy}"
+        f"{budget.worker // MIB} MiB of {budget.total // MIB} MiB ({budget.source}{shared}): "
+        + _remedy(budget, weights, shape, load)
     )
+
+
+def _remedy(budget: Budget, weights: int, shape: Shape, load: Load) -> str:
+    if smaller := fitted(budget, weights, shape, load):
+        return (
+            f"add --fit (DURE_WORKER_FIT=1), or choose --slots {smaller.slots} with DURE_WORKER_CONTEXT="
+            f"{smaller.context} and DURE_WORKER_PROMPT_CACHE_MIB={smaller.prompt_cache_bytes // MIB}"
+        )
+    if load.has_editor and fitted(budget, weights, shape, replace(load, has_editor=False)):
+        return f"do without the corrections that need Kiwi ({WITHOUT_KIWI}), and add --fit (DURE_WORKER_FIT=1)"
+    return f"serve a smaller model: `dure model recommend --ram {budget.total // MIB}MiB`"
 
 
 def fitted(budget: Budget, weights: int, shape: Shape, load: Load) -> Load | None:

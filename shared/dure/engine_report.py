@@ -41,5 +41,11 @@ class EngineReport:
         if done.returncode:
             raise SettingsError(said[-1] if said else f"the worker's program ended with status {done.returncode}")
         found = json.loads(done.stdout.splitlines()[-1])
-        load = Load(found["slots"], found["context"], found["prompt_cache_mib"] * MIB, engine=found["engine"])
+        load = Load(
+            found["slots"],
+            found["context"],
+            found["prompt_cache_mib"] * MIB,
+            has_editor=found["has_editor"],
+            engine=found["engine"],
+        )
         return cls(found["engine"], found["reason"], found["measured"], load)

@@ -51,7 +51,7 @@ _ARK_ROWS = 256
 _TRANSFORMERS_BYTES = 370 * MIB
 _BYTES_PER_WEIGHT = {"bf16": 2, "float32": 4, "int8": 2, "nf4": 2}
 
-# Kiwi with its language model, resident (measured; shared/docs). The worker does not load it today.
+# Kiwi with its language model, resident (measured). A worker loads it where its passes parse.
 KIWI_BYTES = 335 * MIB
 
 
@@ -110,12 +110,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Load:
-    """What a worker is to do at once. weights: as `engines.weights_of` says."""
+    """What a worker is to do at once. weights: as `engines.weights_of` says. has_editor: passes that need Kiwi run."""
 
     slots: int = 4
     context: int = 2048
     prompt_cache_bytes: int = _CACHE_MIB * MIB
-    has_editor: bool = False
+    has_editor: bool = True
     engine: str = "llama"
     kv_bits: int = 16
     weights: str = ""

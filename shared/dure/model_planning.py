@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dure import catalog, known_models, machine_memory, model_names
-from dure.budget import LEAST_CONTEXT, Budget
+from dure.budget import LEAST_CONTEXT, WITHOUT_KIWI, Budget
 from dure.cli_shared import JsonOption, cell, plain_table, print_json, say
 from dure.engine_report import EngineReport
 from dure.errors import SettingsError
@@ -39,7 +39,11 @@ SlotsOption = Annotated[int, typer.Option(min=1, max=64, help="Answers at once."
 ContextOption = Annotated[int, typer.Option(min=256, max=131072, help="Tokens a slot holds.")]
 CacheOption = Annotated[int, typer.Option(min=0, max=65536, help="DURE_WORKER_PROMPT_CACHE_MIB of the worker.")]
 EditorOption = Annotated[
-    bool, typer.Option("--editor", help="Count the Korean editor's Kiwi (335 MiB), which the worker does not load yet.")
+    bool,
+    typer.Option(
+        "--editor/--no-editor",
+        help=f"Count the Korean editor's Kiwi, which a worker with {WITHOUT_KIWI} does not load.",
+    ),
 ]
 
 
@@ -64,7 +68,7 @@ def model_plan(
     slots: SlotsOption = 4,
     context: ContextOption = 2048,
     prompt_cache: CacheOption = 64,
-    editor: EditorOption = False,
+    editor: EditorOption = True,
     engine: EngineOption = Engine.AUTO,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,8 +90,6 @@ def model_plan(
     say(_verdict(plan, box))
     for line in advice:
         say(f"→ {line}")
-    if not editor:
-        say("한국어 편집기는 아직 Kiwi를 쓰지 않습니다. / The Korean editor does not use Kiwi yet: 0 without --editor.")
 
 
 def _taken(model: str, models_dir: Path, *, is_other_box: bool) -> str:
@@ -178,9 +180,11 @@ def _advice(found: Subject, load: Load, box: Budget) -> list[str]:
     context = next((size for size in contexts if size >= LEAST_CONTEXT and fits(context=size)), None)
     if context:
         advice.append(f"문맥을 줄이세요 / a shorter context: --context {context}")
+    if load.has_editor and fits(has_editor=False):
+        advice.append(f"조사를 고치지 마세요 / particles stay as they are: --no-editor ({WITHOUT_KIWI})")
     if not advice and fits(slots=1, context=LEAST_CONTEXT, prompt_cache_bytes=0, has_editor=False):
         advice.append(
-            f"한꺼번에 줄이세요 / all at once: --slots 1 --context {LEAST_CONTEXT} --prompt-cache 0, no --editor"
+            f"한꺼번에 줄이세요 / all at once: --slots 1 --context {LEAST_CONTEXT} --prompt-cache 0 --no-editor"
         )
     advice.append("더 작은 모델을 고르세요 / a smaller model: `dure model recommend --ram …`")
     return advice

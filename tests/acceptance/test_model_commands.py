@@ -107,9 +107,9 @@ def test_without_a_size_of_memory_this_machines_is_taken(desk: Desk) -> None:
     assert desk.json("plan", "qwen3-0.6b")["ram_bytes"] > 1 << 28
 
 
-def test_the_korean_editor_is_counted_only_when_asked_for(desk: Desk) -> None:
-    assert desk.json("plan", "qwen3-0.6b", "--ram", "3g")["korean_editor_bytes"] == 0
-    assert desk.json("plan", "qwen3-0.6b", "--ram", "3g", "--editor")["korean_editor_bytes"] == 335 << 20
+def test_the_korean_editor_is_counted_unless_it_does_not_parse(desk: Desk) -> None:
+    assert desk.json("plan", "qwen3-0.6b", "--ram", "3g")["korean_editor_bytes"] == 335 << 20
+    assert desk.json("plan", "qwen3-0.6b", "--ram", "3g", "--no-editor")["korean_editor_bytes"] == 0
 
 
 @pytest.mark.parametrize(

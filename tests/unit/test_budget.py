@@ -1,5 +1,6 @@
 """What a box may hold is checked before a worker loads anything."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,13 @@ def test_a_plan_that_fits_is_returned() -> None:
 
 
 def test_one_that_does_not_fit_is_refused_with_numbers_whose_limit_it_is_and_what_would_fit() -> None:
-    box = Budget(1700 * MIB, source="cgroup v2 /sys/fs/cgroup/box")
+    box = Budget(2000 * MIB, source="cgroup v2 /sys/fs/cgroup/box")
     with pytest.raises(PlanTooLarge) as caught:
         budget.require(box, WEIGHTS, SHAPE, WANTED)
     said = str(caught.value)
     smaller = budget.fitted(box, WEIGHTS, SHAPE, WANTED)
     assert smaller is not None
-    assert "1188 MiB of 1700 MiB" in said
+    assert "1488 MiB of 2000 MiB" in said
     assert "cgroup v2 /sys/fs/cgroup/box" in said
     assert "--fit" in said
     assert f"--slots {smaller.slots}" in said
@@ -39,8 +40,17 @@ def test_one_that_does_not_fit_is_refused_with_numbers_whose_limit_it_is_and_wha
 
 def test_where_not_even_one_short_slot_fits_a_smaller_model_is_the_remedy() -> None:
     box = Budget(1200 * MIB)
+    assert budget.fitted(box, WEIGHTS, SHAPE, replace(WANTED, has_editor=False)) is None
     assert budget.fitted(box, WEIGHTS, SHAPE, WANTED) is None
     with pytest.raises(PlanTooLarge, match=r"dure model recommend --ram 1200MiB"):
+        budget.require(box, WEIGHTS, SHAPE, WANTED)
+
+
+def test_where_only_kiwi_is_too_much_its_passes_are_left_out() -> None:
+    box = Budget(1700 * MIB)
+    assert budget.fitted(box, WEIGHTS, SHAPE, WANTED) is None
+    assert budget.fitted(box, WEIGHTS, SHAPE, replace(WANTED, has_editor=False)) is not None
+    with pytest.raises(PlanTooLarge, match=r"DURE_WORKER_EDITS=light.*--fit"):
         budget.require(box, WEIGHTS, SHAPE, WANTED)
 
 

@@ -118,7 +118,7 @@ def planned(model: CatalogModel) -> Plan:
 
 def test_a_machine_that_is_too_small_for_the_model_is_bad() -> None:
     check = machine.check_memory(Memory(GIB, GIB), planned(BIG), is_serving=False)
-    assert_has_remedy(check, "bad", "1.5 GiB", "dure model recommend")
+    assert_has_remedy(check, "bad", "1.8 GiB", "dure model recommend")
     assert machine.check_memory(Memory(2 * GIB, 2 * GIB), planned(SMALL), is_serving=False).status == "ok"
 
 

@@ -113,11 +113,11 @@ def test_short_convolutions_have_no_kv_cache_but_a_small_state() -> None:
 
 def test_the_parts_add_up_and_the_reserve_is_not_the_workers() -> None:
     box = Budget(3 * 10**9)
-    found = box.plan(10**9, QWEN, Load(has_editor=True))
+    found = box.plan(10**9, QWEN, Load())
     assert found.needed == found.rss + found.margin + found.reserve
     assert found.reserve == box.reserve > 0
     assert found.korean_editor == 335 * MIB
-    assert plan(10**9, QWEN).korean_editor == 0
+    assert plan(10**9, QWEN, Load(has_editor=False)).korean_editor == 0
     assert Budget(found.needed).holds(found)
     assert not Budget(found.needed - 1).holds(found)
 

@@ -80,7 +80,7 @@ def _passes(settings: Settings, worker: WorkerSettings) -> list[str]:
     """Of the Korean editor. Those that parse have Kiwi loaded; a worker for trials does not pay for it."""
     if _is_scripted(settings, worker):
         return [name for name in worker.passes if name not in korean.PARSING]
-    if korean.PARSING & set(worker.passes):
+    if worker.is_parsing:
         parser.load()
     return worker.passes
 

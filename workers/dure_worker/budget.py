@@ -45,6 +45,7 @@ def planned(worker: WorkerSettings, source: Gguf, here: Budget, draft: Gguf | No
         worker.slots,
         worker.context,
         worker.prompt_cache_mib * MIB,
+        has_editor=worker.is_parsing,
         engine=worker.engine,
         kv_bits=worker.kv_bits,
         weights=weights,

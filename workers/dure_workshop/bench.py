@@ -32,7 +32,7 @@ def bench(settings: Settings, worker: WorkerSettings, name: str, repeats: int, c
         raise ModelMissing(f"{path.parent} has no manifest: run `dure model fetch {name}`")
     with console.status("재는 중입니다… 몇 분 걸립니다. / Measuring… this takes minutes."):
         found = _measured(path, worker, repeats)
-    load = Load(worker.slots, worker.context)
+    load = Load(worker.slots, worker.context, has_editor=False)  # the engine alone is measured
     found = {
         "cpu": cpu_name(),
         "threads": worker.num_threads,

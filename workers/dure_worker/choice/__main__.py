@@ -20,7 +20,12 @@ def main() -> None:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(os.EX_CONFIG)
-    load = {"slots": worker.slots, "context": worker.context, "prompt_cache_mib": worker.prompt_cache_mib}
+    load = {
+        "slots": worker.slots,
+        "context": worker.context,
+        "prompt_cache_mib": worker.prompt_cache_mib,
+        "has_editor": worker.is_parsing,
+    }
     sys.stdout.write(json.dumps(asdict(choice) | load) + "\n")
 
 
