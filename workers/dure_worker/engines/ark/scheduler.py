@@ -21,8 +21,9 @@ from dure_worker.engines.priority import lower_priority
 
 log = logging.getLogger(__name__)
 
-# Others wait while a chunk of a prompt is computed, and so does a cancellation.
-_CHUNK_S = 0.15
+# Others' streams stand still while a chunk of a prompt is computed. Where none is written, only a cancellation and a
+# newcomer wait for it, and longer chunks cost less a token.
+_CHUNK_S, _CHUNK_ALONE_S = 0.15, 0.75
 _LEAST_CHUNK, _MOST_CHUNK = 16, 256
 # With more streams a pass is no longer bound by memory, and guesses cost what they gain.
 _MOST_WITH_DRAFTS = 2
@@ -37,7 +38,8 @@ class Scheduler:
         self._numbers = count()
         self._changed = threading.Condition()
         self._is_closed = False
-        self._chunk = _LEAST_CHUNK
+        # By whether nobody writes meanwhile.
+        self._chunks = {False: _LEAST_CHUNK, True: min(4 * _LEAST_CHUNK, _MOST_CHUNK)}
         self._thread = threading.Thread(target=self._run, name="ark", daemon=True)
         self._thread.start()
 
@@ -138,7 +140,7 @@ class Scheduler:
             answer = order.first(answer for _, answer in reading)
             slot = next(slot for slot, other in reading if other is answer)
             start = len(slot.ids)
-            found.append(Segment(slot.number, start, answer.ids[start : start + self._chunk]))
+            found.append(Segment(slot.number, start, answer.ids[start : start + self._chunks[not writing]]))
         return found
 
     def _next(self, slot: Slot, answer: Answer, num_rows: int, *, has_drafts: bool) -> Segment:
@@ -149,12 +151,14 @@ class Scheduler:
         return Segment(slot.number, start, [*answer.ids[start:], *drafted], 1 + len(drafted))
 
     def _learn(self, segments: list[Segment], took_s: float) -> None:
-        """The next chunk is as long as fits its time."""
+        """The next chunk is as long as fits its time. A prompt's short rest tells nothing: few rows cost more each."""
         num_rows = sum(len(segment.ids) for segment in segments)
         self._guesses.times.learn(num_rows, took_s)
-        if num_rows >= _LEAST_CHUNK:
-            fitting = int(num_rows * _CHUNK_S / took_s) // _LEAST_CHUNK * _LEAST_CHUNK
-            self._chunk = max(_LEAST_CHUNK, min(fitting, 2 * self._chunk, _MOST_CHUNK))
+        is_alone = len(segments) == 1
+        if num_rows >= self._chunks[is_alone]:
+            limit_s = _CHUNK_ALONE_S if is_alone else _CHUNK_S
+            fitting = int(num_rows * limit_s / took_s) // _LEAST_CHUNK * _LEAST_CHUNK
+            self._chunks[is_alone] = max(_LEAST_CHUNK, min(fitting, 2 * self._chunks[is_alone], _MOST_CHUNK))
 
     def _write(self, segments: list[Segment], logits: torch.Tensor) -> None:
         """Pick for all whose prompt is read, in one go. Logits (wanted, vocab)."""
