@@ -1,11 +1,13 @@
 """Requests and answers of the HTTP interface. Unknown fields are refused, so that a misspelt one is not dropped."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 
+from dure.edits import Pass
 from dure.job import SINCE_SCHEMA_2, JobPayload, Message, Overflow, Sampling
 from dure.persona import Personality, Style
 from dure.writing import Script
@@ -29,6 +31,14 @@ Scripts = Annotated[
         max_length=len(Script),
         description="The answer's letters come from these writing systems only, such as hangul and latin. Digits, "
         "punctuation, symbols and emoji are always allowed.",
+    ),
+]
+
+Edits = Annotated[
+    list[Pass],
+    Field(
+        max_length=len(Pass),
+        description="Corrections of the answer that may run, of those that its worker runs. Empty: none. Default: all.",
     ),
 ]
 
@@ -67,9 +77,9 @@ class SamplingFields(Request):
         return Sampling(**values | {"scripts": _names(self.scripts)})
 
 
-def _names(scripts: list[Script] | None) -> list[str] | None:
+def _names(chosen: Sequence[Script] | Sequence[Pass] | None) -> list[str] | None:
     """Each once."""
-    return None if scripts is None else [script.value for script in dict.fromkeys(scripts)]
+    return None if chosen is None else [each.value for each in dict.fromkeys(chosen)]
 
 
 class ChatRequest(SamplingFields):
@@ -89,6 +99,7 @@ class ChatRequest(SamplingFields):
         description="When question and answer outgrow the worker's context: refuse (default) ends the answer there and "
         "refuses a longer question; window goes on and forgets the oldest part (engine ark).",
     )
+    edits: Edits | None = None
 
     def payload(self, history: list[Message], max_tokens: int) -> JobPayload:
         return JobPayload(
@@ -99,13 +110,14 @@ class ChatRequest(SamplingFields):
             stop=self.stop,
             sampling=self.sampling(),
             overflow=self.overflow,
+            edits=_names(self.edits),
         )
 
     def as_sent(self) -> str:
         """What an idempotency key stands for. Fields of later releases count where they are used: a request that is
         repeated to a newer gateway is still the same.
         """
-        unused = {name for name in (*SINCE_SCHEMA_2, "overflow") if getattr(self, name) is None}
+        unused = {name for name in (*SINCE_SCHEMA_2, "overflow", "edits") if getattr(self, name) is None}
         return self.model_dump_json(exclude=unused)
 
 
@@ -154,6 +166,7 @@ class CompletionRequest(BaseModel):
     n: Literal[1] = 1
     style: Style | None = Field(default=None, description="Extension. Unset: the messages' own system text rules.")
     personality: Personality | None = Field(default=None, description="Extension.")
+    edits: Edits | None = None
     keep: Keep = False
 
     @field_validator("messages")
@@ -174,4 +187,5 @@ class CompletionRequest(BaseModel):
             sampling=Sampling(
                 temperature=self.temperature, top_p=self.top_p, seed=self.seed, logit_bias=self.logit_bias
             ),
+            edits=_names(self.edits),
         )

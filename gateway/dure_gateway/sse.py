@@ -23,6 +23,8 @@ def text_event(event: Event) -> ServerSentEvent:
         data["worker"] = event.worker
     else:
         data |= {"seq": event.seq, "text": event.text}
+    if event.type is EventType.SENTENCE:
+        data["replaces"] = event.replaces
     return named(event.type.value, data, event.id)
 
 

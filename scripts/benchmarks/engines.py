@@ -81,14 +81,15 @@ def main() -> None:
         contest = Contest(model, wanted, options)
         found.append(contest.measure())
         print(f"what was packed is kept for the next time, delete it when you like: {contest.folder}", flush=True)
-    text = report(found, options, command(sys.argv[1:], options.llama_server), load_average)
-    result = RESULTS / ("engines-quick.md" if options.quick else "engines.md")
-    save(result, text)
-    print(text)
-    if options.plot:
-        from benchmarks.comparison.plot import draw  # noqa: PLC0415 - of the extra `bench`
+        # A model has a file of its own: a run of all takes an hour.
+        text = report(found[-1:], options, command(sys.argv[1:], options.llama_server), load_average)
+        result = RESULTS / f"engines-{model.name}{'-quick' if options.quick else ''}.md"
+        save(result, text)
+        print(text)
+        if options.plot:
+            from benchmarks.comparison.plot import draw  # noqa: PLC0415 - of the extra `bench`
 
-        print("\n".join(f"drawn: {path}" for path in draw(found, result)))
+            print("\n".join(f"drawn: {path}" for path in draw(found[-1:], result)))
     if options.json:
         print(as_json(found))
     if any((name, "all") in measured.missing for measured in found for name in _named(options, wanted)):

@@ -5,13 +5,14 @@ import statistics
 from dataclasses import dataclass, field, replace
 
 from dure import keys
+from dure.edits import PARSING, Pass
 from dure.events import Event
 from dure.job import JobPayload, JobRecord, Message
 from dure.job_store import JobStore
 from dure_worker.conversation.conversation import Conversation
 from dure_worker.engines import GenerateRequest
 from dure_worker.engines.scripted import ScriptedEngine
-from dure_worker.korean.editor import PARSING, PASSES, edit
+from dure_worker.korean.editor import edit
 from support import events
 
 
@@ -68,8 +69,9 @@ def expected_reply(payload: JobPayload, engine: ScriptedEngine) -> str:
     """What the scripted engine says alone, without a cluster around it."""
     prompt = Conversation(engine.count_tokens, engine.info.context).fit(payload)
     tokens = engine.generate(GenerateRequest("alone", prompt.messages, prompt.max_tokens))
-    # A scripted worker runs all passes but those that parse.
-    return edit("".join(token.text for token in tokens), is_cut=True, passes=frozenset(PASSES) - PARSING)
+    # Of a scripted worker's passes none parses or ends loops.
+    passes = frozenset(Pass) - PARSING - {Pass.REPETITION}
+    return edit("".join(token.text for token in tokens), is_cut=True, passes=passes)
 
 
 def question(number: int, max_tokens: int) -> JobPayload:

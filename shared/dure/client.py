@@ -42,7 +42,8 @@ class StreamEvent:
     """One event of a streaming answer.
 
     type is accepted, queued, running, start, restarted, token, sentence or final. `text` is set for token (a draft) and
-    sentence (final text); `reply` for final. After `restarted` all text before it is void; what stays of it follows.
+    sentence (final text, in place of the next `replaces` code points of the draft); `reply` for final. After
+    `restarted` all text before it is void; what stays of it follows.
     """
 
     type: str
@@ -51,6 +52,7 @@ class StreamEvent:
     queue_position: int | None = None
     job_id: str = ""
     reply: ChatReply | None = None
+    replaces: int = 0
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,12 @@ def _not_dure(status: int) -> ClientError:
 def _read_event(name: str, data: dict[str, Any]) -> StreamEvent:
     if name != "final":
         return StreamEvent(
-            name, data.get("text", ""), data.get("attempt", 0), data.get("queue_position"), data.get("job_id", "")
+            name,
+            data.get("text", ""),
+            data.get("attempt", 0),
+            data.get("queue_position"),
+            data.get("job_id", ""),
+            replaces=data.get("replaces", 0),
         )
     if "error" in data:
         raise _error(data["error"], httpx.codes.OK)

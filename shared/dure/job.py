@@ -25,7 +25,8 @@ from dure.errors import DureError
 
 # Of payload and hash; a worker leaves jobs of a newer one to newer workers instead of guessing.
 # 2: Sampling has DRY, logit_bias and scripts. A job without them is still written as 1, for workers that know no more.
-SCHEMA = 2
+# 3: edits.
+SCHEMA = 3
 MAX_ATTEMPTS = 3
 
 Role = Literal["system", "user", "assistant"]
@@ -99,7 +100,8 @@ class JobPayload:
     """What a worker needs to answer, complete in itself.
 
     style and personality are None where the client's own system message rules alone. overflow: what happens when prompt
-    and answer outgrow the worker's context; None is `refuse`. schema: 0 means the oldest that can say the rest.
+    and answer outgrow the worker's context; None is `refuse`. edits: passes of the Korean editor (`dure.edits.Pass`)
+    that may run, of those that the worker runs; None: all of them. schema: 0 means the oldest that can say the rest.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -111,16 +113,19 @@ class JobPayload:
     stop: list[str] = field(default_factory=list)
     sampling: Sampling = Sampling()
     overflow: Overflow | None = None
+    edits: list[str] | None = None
     schema: int = 0
 
     def __post_init__(self) -> None:
         own = 1 if self.overflow is None else 2
+        own = own if self.edits is None else 3
         object.__setattr__(self, "schema", max(self.schema, self.sampling.schema, own))
 
     def to_json(self) -> str:
         raw = asdict(self)
-        if self.overflow is None:
-            del raw["overflow"]
+        for name in ("overflow", "edits"):
+            if raw[name] is None:
+                del raw[name]
         raw["sampling"] = {
             name: value
             for name, value in raw["sampling"].items()

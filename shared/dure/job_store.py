@@ -353,7 +353,7 @@ def _ms(seconds: float) -> int:
 
 
 def _flat(drafts: list[Draft]) -> list[str]:
-    return [part for draft in drafts for part in (draft.type.value, draft.text)]
+    return [part for draft in drafts for part in (draft.type.value, draft.text, str(draft.replaces))]
 
 
 def _turn(role: str, content: str) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dure.cli_shared import cell, duration, plain_table
-from dure.events import Event, EventType
+from dure.events import Event, EventType, tidy
 from dure.job import JobRecord, LostAttempt, Message
 from dure.job_admin import JobRow
 
@@ -83,7 +83,11 @@ def detail_json(detail: JobDetail) -> dict[str, Any]:
         "events": [_event_json(detail, event) for event in detail.events],
     }
     if detail.asked is not None:
-        shown |= {"messages": [asdict(message) for message in detail.asked], "reply": detail.record.reply}
+        shown |= {
+            "messages": [asdict(message) for message in detail.asked],
+            "reply": detail.record.reply,
+            "edited": [{"before": before, "after": after} for before, after in edited(detail.events)],
+        }
     return shown
 
 
@@ -99,6 +103,7 @@ def print_detail(detail: JobDetail, console: Console) -> None:
         console.print(cell(_no_events(detail.record), "dim"), soft_wrap=True)
     if detail.asked is not None:
         _print_words(detail.asked, detail.record.reply, console)
+        _print_edits(edited(detail.events), console)
 
 
 def _state(row: JobRow) -> str:
@@ -194,6 +199,31 @@ def _print_words(asked: list[Message], reply: str | None, console: Console) -> N
     if reply:
         console.print(cell("\n답 / reply", "bold green"))
         console.print(cell(reply), soft_wrap=True)
+
+
+def edited(events: list[Event]) -> list[tuple[str, str]]:
+    """Sentences of the last attempt that were sent otherwise than generated: before and after."""
+    found: list[tuple[str, str]] = []
+    draft = ""
+    for event in events:
+        if event.type is EventType.RESTARTED:
+            found, draft = [], ""
+        elif event.type is EventType.TOKEN:
+            draft = tidy(draft + event.text)
+        elif event.type is EventType.SENTENCE:
+            before, draft = draft[: event.replaces], draft[event.replaces :]
+            # What an earlier attempt had sent replaces nothing.
+            if before and before.strip() != event.text.strip():
+                found.append((before.strip(), event.text.strip()))
+    return found
+
+
+def _print_edits(edits: list[tuple[str, str]], console: Console) -> None:
+    if edits:
+        console.print(cell("\n고친 문장 / edited", "bold"))
+    for before, after in edits:
+        console.print(cell(f"- {before}", "red"), soft_wrap=True)
+        console.print(cell(f"+ {after}", "green"), soft_wrap=True)
 
 
 def _offset(seconds: float | None) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dure.client import ChatReply, Client, StreamEvent
 from dure.errors import ClientError
+from dure.events import tidy
 from dure.persona import Personality, Style
 
 E = TypeVar("E", Style, Personality)
@@ -127,9 +128,10 @@ class _Answer:
         elif event.type in {"start", "restarted"}:
             self._fixed = self._draft = ""
         elif event.type == "token":
-            self._draft += event.text
+            self._draft = tidy(self._draft + event.text)
         elif event.type == "sentence":
             self._fixed += event.text
+            self._draft = self._draft[event.replaces :]
         elif event.reply:
             self.reply = event.reply
 
@@ -137,7 +139,7 @@ class _Answer:
         if self.reply:
             return Text(self.reply.reply)
         text = Text(self._fixed)
-        text.append(self._draft[len(self._fixed) :], "bright_black")
+        text.append(self._draft, "bright_black")
         return text if text.plain else Text(self._waiting, "dim")
 
 

@@ -1,7 +1,8 @@
 """Who serves what: the hash that each live worker keeps in Redis, and the list of all of them."""
 
+import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Self, cast
 
 import redis
@@ -11,7 +12,12 @@ from dure import keys
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """A live worker as it describes itself. rss_mib is the resident memory of its process."""
+    """A live worker as it describes itself.
+
+    rss_mib           resident memory of its process
+    edits             corrections of answers since its start, by pass of the Korean editor
+    failed_edits      how often each pass failed; the sentence went out as it was
+    """
 
     name: str
     model: str
@@ -22,6 +28,13 @@ class WorkerInfo:
     num_running: int = 0
     tokens_per_s: float = 0.0  # recent decode speed over all slots
     rss_mib: int = 0
+    edits: dict[str, int] = field(default_factory=dict)
+    failed_edits: dict[str, int] = field(default_factory=dict)
+
+    def to_hash(self) -> dict[str, str]:
+        return {
+            name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_hash(cls, raw: dict[str, str]) -> Self:
@@ -35,6 +48,9 @@ class WorkerInfo:
             num_running=int(raw["num_running"]),
             tokens_per_s=float(raw["tokens_per_s"]),
             rss_mib=int(raw["rss_mib"]),
+            # Workers of earlier releases do not count them.
+            edits=json.loads(raw.get("edits", "{}")),
+            failed_edits=json.loads(raw.get("failed_edits", "{}")),
         )
 
 
@@ -70,7 +86,7 @@ class WorkerRegistry:
 
         Only what has changed is sent: an idle worker should cost a cheap network nearly nothing.
         """
-        fields = {key: str(value) for key, value in asdict(info).items()}
+        fields = info.to_hash()
         changed = {key: value for key, value in fields.items() if self._told.get(key) != value}
         if not self._tell(info.name, changed, is_all=False):
             self._tell(info.name, fields, is_all=True)

@@ -238,11 +238,11 @@ def test_a_second_attempt_replaces_the_text_of_the_first(page: Page) -> None:
     first = [
         ("1-0", "start", {"attempt": 1}),
         ("2-0", "token", {"text": "하나입니다. 버려질"}),
-        ("3-0", "sentence", {"text": "하나입니다. "}),
+        ("3-0", "sentence", {"text": "하나입니다. ", "replaces": 7}),
     ]
     second = [
         ("4-0", "start", {"attempt": 2}),
-        ("5-0", "sentence", {"text": "하나입니다. "}),
+        ("5-0", "sentence", {"text": "하나입니다. ", "replaces": 0}),
         ("6-0", "token", {"text": "둘입"}),
     ]
     record_notes(page)
@@ -251,6 +251,22 @@ def test_a_second_attempt_replaces_the_text_of_the_first(page: Page) -> None:
     expect(answer(page).locator(".text")).to_have_text("하나입니다. 둘입", timeout=LONG_MS)
     expect(answer(page).locator(".draft")).to_have_text("둘입")
     assert "답변이 중간에 끊겨 다시 쓰고 있습니다." in page.evaluate("window.notes")
+
+
+def test_an_edited_sentence_takes_the_place_of_what_it_was_made_from(page: Page) -> None:
+    serve_events(
+        page,
+        sse(
+            ("1-0", "start", {"attempt": 1}),
+            ("2-0", "token", {"text": "내일은 몇일이예요 😀. 그"}),
+            ("3-0", "sentence", {"text": "내일은 며칠이에요? ", "replaces": 13}),
+            ("4-0", "token", {"text": "리고"}),
+        ),
+        sse(),
+    )
+    ask(page, "며칠인가요?")
+    expect(answer(page).locator(".text")).to_have_text("내일은 며칠이에요? 그리고", timeout=LONG_MS)
+    expect(answer(page).locator(".draft")).to_have_text("그리고")
 
 
 def test_a_broken_stream_is_taken_up_where_it_broke(page: Page) -> None:

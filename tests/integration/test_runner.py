@@ -1,15 +1,16 @@
 """Runner, outbox, store and scripted engine together, without Celery: a hint is a call of `run`."""
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
 
 import pytest
 import redis
 
-from dure import keys
+from dure import job_views, keys
 from dure.errors import EngineError
 from dure.events import Draft, EventType
-from dure.job import JobRecord
+from dure.job import JobRecord, Sampling
 from dure.job_store import JobStore, Lost, connect
 from dure.worker_registry import WorkerRegistry
 from dure_worker.engines import GenerateRequest, Token
@@ -23,12 +24,14 @@ from support import Valkey, assert_ended_once, events, new_job, payload, wait_fo
 class Rig:
     """A worker's parts over one engine."""
 
-    def __init__(self, client: redis.Redis, engine: ScriptedEngine, grace_s: float = 60) -> None:
+    def __init__(
+        self, client: redis.Redis, engine: ScriptedEngine, grace_s: float = 60, passes: Sequence[str] = ()
+    ) -> None:
         self.is_tight = False
         self.store = JobStore(client)
         self.lifecycle = Lifecycle("box", engine.info, WorkerRegistry(client), grace_s)
         self.outbox = Outbox(self.store, lease_s=15)
-        self.runner = Runner(self.store, engine, self.outbox, self.lifecycle, 15, lambda: self.is_tight)
+        self.runner = Runner(self.store, engine, self.outbox, self.lifecycle, 15, lambda: self.is_tight, passes)
 
     def close(self) -> None:
         self.outbox.stop()
@@ -39,7 +42,7 @@ class Rig:
 def rig(client: redis.Redis) -> Iterator[Callable[..., Rig]]:
     rigs: list[Rig] = []
 
-    def make(engine: ScriptedEngine | None = None, **options: float) -> Rig:
+    def make(engine: ScriptedEngine | None = None, **options: Any) -> Rig:
         rigs.append(Rig(client, engine or ScriptedEngine(), **options))
         return rigs[-1]
 
@@ -80,6 +83,87 @@ def test_the_torn_last_sentence_is_cut_from_the_reply(rig: Callable[..., Rig], s
     job = ended(store, "a", "done")
     assert job.finish_reason == "length"
     assert job.reply == "“두레가 뭐예요?”라고 물으셨습니다."
+
+
+class LoopingEngine(ScriptedEngine):
+    """Says the same for ever, and counts how often."""
+
+    num_said = 0
+
+    def generate(self, request: GenerateRequest) -> Generator[Token]:
+        while True:
+            self.num_said += 1
+            yield Token("밭을 갑니다. ")
+
+
+def test_an_answer_that_goes_round_in_circles_is_ended(
+    rig: Callable[..., Rig], client: redis.Redis, store: JobStore
+) -> None:
+    engine = LoopingEngine()
+    store.submit(new_job("a", payload=payload(max_tokens=4000)), max_queued=10)
+    made = rig(engine, passes=["repetition"])
+    made.runner.run("a")
+    job = ended(store, "a", "done")
+    assert job.reply == "밭을 갑니다. 밭을 갑니다."
+    assert job.finish_reason == "stop"
+    assert job.usage.completion_tokens == engine.num_said == 4
+    assert made.lifecycle.info().edits == {"repetition": 1}
+
+
+def test_a_request_chooses_among_the_workers_edits(rig: Callable[..., Rig], store: JobStore) -> None:
+    class Misspelling(ScriptedEngine):
+        def generate(self, request: GenerateRequest) -> Generator[Token]:
+            yield Token("몇일 걸립니다 .", "stop")
+
+    made = rig(Misspelling(), passes=["misspellings", "punctuation"])
+    for job_id, edits, reply in (
+        ("all", None, "며칠 걸립니다."),
+        ("none", [], "몇일 걸립니다 ."),
+        ("one", ["misspellings", "josa"], "며칠 걸립니다 ."),
+    ):
+        store.submit(new_job(job_id, payload=payload(edits=edits)), max_queued=10)
+        made.runner.run(job_id)
+        assert ended(store, job_id, "done").reply == reply
+
+
+def test_foreign_letters_are_kept_out_unless_the_conversation_is_about_them(
+    rig: Callable[..., Rig], store: JobStore
+) -> None:
+    asked: list[GenerateRequest] = []
+
+    class Listening(ScriptedEngine):
+        def generate(self, request: GenerateRequest) -> Generator[Token]:
+            asked.append(request)
+            yield Token("네.", "stop")
+
+    made = rig(Listening(), passes=["foreign"])
+    own = Sampling(scripts=["hangul"])
+    questions = [
+        payload("두레가 뭐예요?"), payload("漢字로 써 주세요."), payload("일본어로 인사해 주세요."),
+        payload("두레가 뭐예요?", sampling=own), payload("두레가 뭐예요?", edits=[]),
+    ]  # fmt: skip
+    for number, question in enumerate(questions):
+        store.submit(new_job(str(number), payload=question), max_queued=10)
+        made.runner.run(str(number))
+    guarded, *others = [request.sampling.scripts for request in asked]
+    assert guarded is not None
+    assert {"hangul", "latin"} <= set(guarded)
+    assert not {"han", "hiragana", "katakana"} & set(guarded)
+    assert others == [None, None, ["hangul"], None]
+
+
+def test_a_sentence_says_how_much_of_the_draft_it_replaces(rig: Callable[..., Rig], store: JobStore) -> None:
+    class Misspelling(ScriptedEngine):
+        def generate(self, request: GenerateRequest) -> Generator[Token]:
+            yield Token("몇일이나 걸립")
+            yield Token("니까 ? 네")
+            yield Token(".", "stop")
+
+    store.submit(new_job("a"), max_queued=10)
+    rig(Misspelling(), passes=["misspellings", "punctuation"]).runner.run("a")
+    sentences = [event for event in events(store, "a") if event.type == "sentence"]
+    assert [(each.text, each.replaces) for each in sentences] == [("며칠이나 걸립니까? ", 12), ("네.", 2)]
+    assert job_views.edited(events(store, "a")) == [("몇일이나 걸립니까 ?", "며칠이나 걸립니까?")]
 
 
 def test_fifty_duplicate_hints_give_one_answer(rig: Callable[..., Rig], store: JobStore) -> None:

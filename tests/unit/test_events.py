@@ -5,7 +5,10 @@ def test_a_start_event_has_no_text_and_a_sentence_no_worker() -> None:
     start = Event.from_entry("1-0", {"type": "start", "attempt": "2", "worker": "일꾼"})
     assert start == Event("1-0", EventType.START, 2, worker="일꾼")
     sentence = Event.from_entry("2-0", {"type": "sentence", "attempt": "2", "seq": "7", "text": "두레 \n"})
-    assert sentence == Event("2-0", EventType.SENTENCE, 2, seq=7, text="두레 \n")
+    # An older worker's, which edited nothing.
+    assert sentence == Event("2-0", EventType.SENTENCE, 2, seq=7, text="두레 \n", replaces=4)
+    edited = Event.from_entry("2-0", {"type": "sentence", "attempt": "2", "seq": "7", "text": "두레", "replaces": "9"})
+    assert edited.replaces == 9
 
 
 def test_a_final_event_may_have_no_attempt() -> None:

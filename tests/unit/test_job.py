@@ -383,3 +383,13 @@ def test_tenants_share_neither_conversations_nor_keys() -> None:
     other = replace(NEW, tenant="이웃")
     assert other.conversation_key != NEW.conversation_key
     assert other.idempotency_slot != NEW.idempotency_slot
+
+
+def test_chosen_edits_need_a_worker_that_knows_them_and_none_chosen_do_not() -> None:
+    payload = JobPayload([Message("user", "질문")], edits=["josa"])
+    assert payload.schema == 3
+    assert JobPayload.from_json(payload.to_json()) == payload
+    without = JobPayload([Message("user", "질문")])
+    assert without.schema == 1
+    assert "edits" not in json.loads(without.to_json())
+    assert JobPayload([Message("user", "질문")], edits=[]).schema == 3

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dure.edits import PARSING, Pass
 from dure_worker.korean import editor as korean
-from dure_worker.korean.editor import PARSING, PASSES
 
 PROPERTY = settings(deadline=None, max_examples=200, derandomize=True)
 
@@ -29,7 +29,7 @@ def pieces_of(text: str, borders: list[int]) -> list[str]:
 
 
 # Without those that parse: Kiwi has tests of its own.
-QUICK = [name for name in PASSES if name not in PARSING]
+QUICK = [name for name in Pass if name not in PARSING]
 
 
 class KoreanEditor:

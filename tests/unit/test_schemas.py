@@ -80,6 +80,8 @@ def refused_at(cls: type[ChatRequest | CompletionRequest], body: Any) -> set[str
         ({"scripts": []}, "scripts"),
         ({"scripts": ["hangul", "Hangul"]}, "scripts.1"),
         ({"scripts": ["klingon"]}, "scripts.0"),
+        ({"edits": "josa"}, "edits"),
+        ({"edits": ["grammar"]}, "edits.0"),
         ({"model": 5}, "model"),
         ({"stile": "polite"}, "stile"),
         ({"stream": True}, "stream"),
@@ -169,6 +171,8 @@ def test_a_request_that_is_repeated_to_a_newer_gateway_is_still_the_same() -> No
     assert "logit_bias" not in sent
     assert ChatRequest.model_validate(body | {"scripts": None}).as_sent() == sent
     assert ChatRequest.model_validate(body | {"scripts": ["hangul"]}).as_sent() != sent
+    assert ChatRequest.model_validate(body | {"edits": None}).as_sent() == sent
+    assert ChatRequest.model_validate(body | {"edits": []}).as_sent() != sent
 
 
 @pytest.mark.parametrize(

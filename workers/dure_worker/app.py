@@ -13,6 +13,7 @@ from celery.signals import worker_shutting_down
 
 from dure import artifact, broker, catalog, engines, keys
 from dure.budget import Budget
+from dure.edits import PARSING, Pass
 from dure.heartbeat import Beat
 from dure.job_store import JobStore, connect
 from dure.redis_policy import inspect_server
@@ -23,7 +24,6 @@ from dure_worker.choice import rules
 from dure_worker.choice.choosing import resolved
 from dure_worker.engines import Engine
 from dure_worker.heartbeat import Heartbeat
-from dure_worker.korean import editor as korean
 from dure_worker.korean import parser
 from dure_worker.lifecycle import Lifecycle
 from dure_worker.outbox import Outbox
@@ -77,9 +77,11 @@ def run_worker(settings: Settings, worker: WorkerSettings) -> bool:
 
 
 def _passes(settings: Settings, worker: WorkerSettings) -> list[str]:
-    """Of the Korean editor. Those that parse have Kiwi loaded; a worker for trials does not pay for it."""
+    """Of the Korean editor. Those that parse have Kiwi loaded; a worker for trials does not pay for it, and what it
+    recites is one loop.
+    """
     if _is_scripted(settings, worker):
-        return [name for name in worker.passes if name not in korean.PARSING]
+        return [name for name in worker.passes if name not in {*PARSING, Pass.REPETITION}]
     if worker.is_parsing:
         parser.load()
     return worker.passes

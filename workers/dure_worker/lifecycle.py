@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,6 +30,9 @@ class Lifecycle:
         self._grace_s = grace_s
         self._running: set[str] = set()
         self._counted: deque[tuple[float, int]] = deque()
+        self._edits: Counter[str] = Counter()
+        self._failed_edits: Counter[str] = Counter()
+        self._editing = threading.Lock()  # over these two
         self._stop_at: float | None = None
         self._closed = threading.Event()
         self._process = psutil.Process()
@@ -64,6 +67,11 @@ class Lifecycle:
     def count(self, num_tokens: int) -> None:
         self._counted.append((time.monotonic(), num_tokens))
 
+    def count_edits(self, edits: Counter[str], failed: Counter[str]) -> None:
+        with self._editing:
+            self._edits.update(edits)
+            self._failed_edits.update(failed)
+
     def begin_stop(self) -> None:
         if self._stop_at is None:
             self._stop_at = time.monotonic() + self._grace_s
@@ -78,6 +86,8 @@ class Lifecycle:
             log.info("Redis is away; the entry expires by itself", extra={"action": "worker.withdraw"})
 
     def info(self) -> WorkerInfo:
+        with self._editing:
+            edits, failed = dict(self._edits), dict(self._failed_edits)
         return WorkerInfo(
             name=self.name,
             model=self._engine.model,
@@ -88,6 +98,8 @@ class Lifecycle:
             num_running=len(self._running),
             tokens_per_s=self._speed(),
             rss_mib=self.rss_mib(),
+            edits=edits,
+            failed_edits=failed,
         )
 
     def rss_mib(self) -> int:

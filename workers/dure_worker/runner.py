@@ -3,18 +3,24 @@
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import TypeVar
 
 from dure import keys
+from dure.edits import Pass
 from dure.errors import DureError, EngineError, StoreError
-from dure.events import Draft, EventType
+from dure.events import Draft, EventType, tidy
 from dure.job import JobError, JobPayload, JobState, PayloadError, Usage
 from dure.job_store import Claim, EmitReply, JobStore, NoClaim, Outcome
 from dure_worker.conversation.conversation import Conversation, Prompt
+from dure_worker.conversation.persona import register_of
 from dure_worker.engines import Engine, GenerateRequest, Token
 from dure_worker.korean.editor import KoreanEditor
+from dure_worker.korean.endings import Register
+from dure_worker.korean.foreign import scripts_for
 from dure_worker.korean.sentence import Sentence
 from dure_worker.lifecycle import Lifecycle
 from dure_worker.outbox import Delivery, Outbox
@@ -114,19 +120,30 @@ class Runner:
         prompt = self._conversation.fit(payload)
         if self._is_tight() and prompt.num_tokens > self._engine.info.context // _LONG_PROMPT_SHARE:
             raise Released
-        reply = Reply(prefix, self._passes)
+        passes = [name for name in self._passes if payload.edits is None or name in payload.edits]
+        sampling = payload.sampling
+        if Pass.FOREIGN in passes and sampling.scripts is None and payload.style is not None:
+            sampling = replace(sampling, scripts=scripts_for(message.content for message in payload.messages))
+        reply = Reply(prefix, passes, register_of(payload.style))
         self._outbox.add(delivery, reply.opening())
-        last = Token("")
-        with closing(self._tokens(claim, payload, prompt, prefix)) as tokens:
+        last, num_pieces = Token(""), 0
+        with closing(self._tokens(claim, replace(payload, sampling=sampling), prompt, prefix)) as tokens:
             for token in tokens:
                 last = token
                 self._outbox.add(delivery, reply.feed(token.text))
+                num_pieces += bool(token.text)
+                if reply.is_looping:
+                    break
                 if self._lifecycle.is_grace_over:
                     raise Released
                 if time.monotonic() > delivery.deadline:
                     return _late(reply)
+        if reply.is_looping and not last.finish_reason:
+            # What follows would be the same again. The engine has not counted yet: each piece is about a token.
+            last = Token("", "stop", Usage(completion_tokens=num_pieces))
         self._outbox.add(delivery, reply.finish(is_cut=last.finish_reason != "stop"))
         self._lifecycle.count(last.usage.completion_tokens)
+        self._lifecycle.count_edits(reply.edits, reply.failures)
         return Outcome(
             state=JobState.CANCELLED if last.finish_reason == "cancelled" else JobState.DONE,
             reply=reply.text.rstrip(),
@@ -153,10 +170,25 @@ class Runner:
 class Reply:
     """An answer as it grows: drafts of what is generated, and the edited sentences that stay."""
 
-    def __init__(self, prefix: str = "", passes: Sequence[str] = ()) -> None:
+    def __init__(self, prefix: str = "", passes: Sequence[str] = (), register: Register | None = None) -> None:
         self.text = prefix
         self._prefix = prefix
-        self._editor = KoreanEditor(passes)
+        self._editor = KoreanEditor(passes, register=register, before=prefix)
+        self._num_dropped = 0  # code points of the draft that no sentence has replaced yet
+
+    @property
+    def is_looping(self) -> bool:
+        return self._editor.is_looping
+
+    @property
+    def edits(self) -> Counter[str]:
+        """How many by pass."""
+        return self._editor.counts
+
+    @property
+    def failures(self) -> Counter[str]:
+        """How often each pass failed."""
+        return self._editor.failures
 
     def opening(self) -> list[Draft]:
         """What an earlier attempt had already sent for good is the beginning of this one too."""
@@ -171,8 +203,14 @@ class Reply:
         return self._sentences(self._editor.finish(is_cut=is_cut))
 
     def _sentences(self, sentences: list[Sentence]) -> list[Draft]:
-        self.text += "".join(sentence.text for sentence in sentences)
-        return [Draft(EventType.SENTENCE, sentence.text) for sentence in sentences]
+        drafts = []
+        for sentence in sentences:
+            self._num_dropped += len(tidy(sentence.raw))
+            if sentence.text:
+                drafts.append(Draft(EventType.SENTENCE, sentence.text, self._num_dropped))
+                self._num_dropped = 0
+        self.text += "".join(draft.text for draft in drafts)
+        return drafts
 
 
 def _request_id(claim: Claim) -> str:

@@ -9,11 +9,11 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from dure.edits import PARSING, Pass
 from dure.machine_memory import usable_cores
 from dure.settings import SectionSettings
-from dure_worker.korean.editor import PARSING, PASSES
 
-_NAMED: dict[str, Collection[str]] = {"all": PASSES, "light": set(PASSES) - PARSING, "none": ()}
+_NAMED: dict[str, Collection[str]] = {"all": tuple(Pass), "light": set(Pass) - PARSING, "none": ()}
 
 
 class WorkerSettings(SectionSettings):
@@ -82,7 +82,7 @@ class WorkerSettings(SectionSettings):
     edits: str = Field(
         default="all",
         description="What is corrected in answers: `all`, `light` (what needs no Kiwi, 335 MiB less), `none`, or some "
-        f"of {', '.join(PASSES)} with commas between.",
+        f"of {', '.join(Pass)} with commas between.",
     )
     grace_s: float = Field(
         default=20.0,
@@ -116,8 +116,8 @@ class WorkerSettings(SectionSettings):
     @field_validator("edits")
     @classmethod
     def _are_passes(cls, value: str) -> str:
-        if value not in _NAMED and (unknown := sorted(set(value.split(",")) - set(PASSES))):
-            choices = ", ".join([*_NAMED, *PASSES])
+        if value not in _NAMED and (unknown := sorted(set(value.split(",")) - set(Pass))):
+            choices = ", ".join([*_NAMED, *Pass])
             raise ValueError(f"no pass is called {', '.join(unknown)}: choose of {choices}")
         return value
 
@@ -125,7 +125,7 @@ class WorkerSettings(SectionSettings):
     def passes(self) -> list[str]:
         """Of the Korean editor, in their order."""
         wanted = _NAMED.get(self.edits, self.edits.split(","))
-        return [name for name in PASSES if name in wanted]
+        return [name for name in Pass if name in wanted]
 
     @property
     def is_parsing(self) -> bool:

@@ -42,9 +42,10 @@ export class Answer {
     this.#writing();
   }
 
-  // The sentence takes the place of the draft's beginning. One without a draft comes from an attempt before this one.
-  addSentence(text) {
-    this.#draft.textContent = this.#draft.textContent.slice(text.length);
+  // The sentence takes the place of so many code points at the draft's beginning; of none where it comes from an
+  // attempt before this one.
+  addSentence(text, replaces) {
+    this.#draft.textContent = [...this.#draft.textContent].slice(replaces).join("");
     this.#fixed.append(text);
     this.#writing();
   }
@@ -136,7 +137,7 @@ function summary(job) {
 
 const rounded = (number) => number.toLocaleString(undefined, { maximumFractionDigits: 1 });
 
-// Like the worker's sentences, whose length decides how much of the draft they replace.
+// As the worker counts what a sentence replaces.
 const tidy = (text) => text.replaceAll("\ufffd", "").normalize("NFC");
 
 function make(name, className = "") {

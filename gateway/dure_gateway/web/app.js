@@ -54,7 +54,7 @@ function follow(turn) {
     start: (data) => keepInView(() => answer.started(data.attempt)),
     restarted: (data) => keepInView(() => answer.started(data.attempt)),
     token: (data) => keepInView(() => answer.addDraft(data.text)),
-    sentence: (data) => keepInView(() => answer.addSentence(data.text)),
+    sentence: (data) => keepInView(() => answer.addSentence(data.text, data.replaces)),
     final: (data) => finish(turn, data),
     connected: (isConnected) => answer.connected(isConnected),
     closed: () => fail(turn, new gateway.Problem(texts.lost), () => followAgain(turn)),

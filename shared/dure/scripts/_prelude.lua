@@ -55,15 +55,21 @@ local function expire(id, attempt, declined)
 end
 
 -- Text events from `first_seq` on; those written before (a repeated call) are left out.
-local function append(attempt, last_seq, first_seq, types_and_texts)
-  for i = 1, #types_and_texts, 2 do
-    local seq = first_seq + (i - 1) / 2
+-- drafts: type, text, replaces, type, text, replaces, …
+local function append(attempt, last_seq, first_seq, drafts)
+  for i = 1, #drafts, 3 do
+    local seq = first_seq + (i - 1) / 3
     if seq > last_seq then
-      redis.call('XADD', EVENTS, '*', 'type', types_and_texts[i], 'attempt', attempt, 'seq', seq, 'text', types_and_texts[i + 1])
+      local entry = {'type', drafts[i], 'attempt', attempt, 'seq', seq, 'text', drafts[i + 1]}
+      if drafts[i] == 'sentence' then
+        entry[#entry + 1] = 'replaces'
+        entry[#entry + 1] = drafts[i + 2]
+      end
+      redis.call('XADD', EVENTS, '*', unpack(entry))
       last_seq = seq
     end
   end
-  if #types_and_texts > 0 then
+  if #drafts > 0 then
     redis.call('HSET', JOB, 'seq', last_seq)
     redis.call('HSETNX', JOB, 'first_token', now)
   end

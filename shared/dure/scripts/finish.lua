@@ -1,6 +1,6 @@
 -- KEYS[6]: conversation, if there is one
 -- ARGV: id, attempt, state, reply, finish_reason, prompt_tokens, completion_tokens, error_code, error_message,
---       max_turns, user turn, assistant turn, first_seq, then type, text, …
+--       max_turns, user turn, assistant turn, first_seq, then type, text, replaces, …
 -- Returns OK | AGAIN (this attempt ended it before: the first reply was lost) | LOST
 local h = redis.call('HMGET', JOB, 'state', 'attempt', 'seq')
 if h[2] ~= ARGV[2] then return 'LOST' end

@@ -1,6 +1,7 @@
 """System messages for each style and personality: clients name them, operators may read them here."""
 
 from dure.persona import Personality, Style
+from dure_worker.korean.endings import Register
 
 # Short on purpose: each token of it is read anew for the first question of a conversation, 15 ms apiece on a small box.
 _BASE = "당신은 한국어 도우미 ‘두레’입니다. 자연스러운 한국어로만 답하고, 모르는 것은 모른다고 합니다."
@@ -17,6 +18,15 @@ _PERSONALITIES = {
     Personality.CONCISE: "한두 문장으로 짧게 답합니다.",
     Personality.PLAYFUL: "밝고 재치 있게 답합니다.",
 }
+
+
+# What the Korean editor keeps the answer to.
+_REGISTERS = {Style.POLITE: Register.FORMAL, Style.CASUAL: Register.POLITE, Style.EXPERT: Register.FORMAL}
+
+
+def register_of(style: str | None) -> Register | None:
+    """None where the client's own system message rules alone."""
+    return None if style is None else _REGISTERS[Style(style)]
 
 
 def system_text(style: str | None, personality: str | None) -> str:

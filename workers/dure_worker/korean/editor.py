@@ -5,12 +5,15 @@ The rule above all others is to do no harm: what no pass is sure of stays as it 
 
 import logging
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
-from dure_worker.korean import characters, josa, misspellings, punctuation
+from dure.edits import Pass
+from dure.events import tidy
+from dure_worker.korean import characters, josa, misspellings, punctuation, spacing
+from dure_worker.korean.endings import Register
+from dure_worker.korean.loops import SentenceLoops, word_loop
+from dure_worker.korean.register import RegisterPass
 from dure_worker.korean.sentence import Change, Draft, Sentence
 
 log = logging.getLogger(__name__)
@@ -22,10 +25,7 @@ _LIST_NUMBER = re.compile(r"^\s*(?:\d+|[가나다라마바사아자차카타파�
 _CLOSED = re.compile(r"""(?:[.!?…。]["'”’)\]」』*_]*|```)\s*$""")
 _FENCE = "```"
 
-# In the order in which they run. Composition (NFC) and a torn end are no matter of choice and are none of them.
-PASSES = ("unicode", "misspellings", "josa", "punctuation")
-# Those that need Kiwi.
-PARSING = frozenset({"josa"})
+PASSES = tuple(Pass)
 
 
 class KoreanEditor:
@@ -33,61 +33,104 @@ class KoreanEditor:
 
     The joined result does not depend on how the text was cut into pieces.
 
-    passes      those of PASSES that run
-    failures    how often each of them failed; the sentence went on as it was before
+    passes        those of PASSES that run
+    register      that all sentences should have, FORMAL or POLITE; None: each as it is
+    before        what an earlier attempt has sent of the same answer
+    counts        edits by pass
+    failures      how often each of them failed; the sentence went on as it was before
+    is_looping    the answer goes round in circles: nothing that is fed counts any more
     """
 
-    def __init__(self, passes: Iterable[str] = PASSES) -> None:
+    def __init__(self, passes: Iterable[str] = PASSES, *, register: Register | None = None, before: str = "") -> None:
         wanted = set(passes)
-        self._passes = [name for name in PASSES if name in wanted]
+        steps: dict[Pass, Callable[[Draft], Sequence[Change]]] = {
+            Pass.UNICODE: characters.changes,
+            Pass.MISSPELLINGS: misspellings.changes,
+            Pass.SPACING: spacing.changes,
+            Pass.JOSA: josa.changes,
+            Pass.PUNCTUATION: punctuation.changes,
+        }
+        if register is not None:
+            steps[Pass.REGISTER] = RegisterPass(register)
+        self._steps = {name: steps[name] for name in PASSES if name in wanted and name in steps}
+        self._loops = SentenceLoops() if Pass.REPETITION in wanted else None
+        self.counts: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
+        self.is_looping = False
         self._held = ""
-        self._sent = ""
+        self._sent = before
 
     def feed(self, text: str) -> list[Sentence]:
         """Take generated text; return finished sentences, white space after them included."""
-        self._held += text
-        sentences, start = [], 0
-        for end in _ends(self._held):
-            sentences.append(self._keep(self._held[start:end], is_last=False))
-            start = end
-        self._held = self._held[start:]
-        return [sentence for sentence in sentences if sentence.text]
+        sentences: list[Sentence] = []
+        if self.is_looping:
+            return sentences
+        text, self._held = self._held + text, ""
+        start = 0
+        for end in _ends(text):
+            raw, start = text[start:end], end
+            if not self._holds_loop(raw, is_whole=True):
+                sentences.append(self._keep(raw, is_last=False))
+            if self.is_looping:
+                break
+        else:
+            if not self._holds_loop(text[start:], is_whole=False):
+                self._held = text[start:]
+        return [sentence for sentence in sentences if sentence.raw]
+
+    def _holds_loop(self, raw: str, *, is_whole: bool) -> bool:
+        """Of words. What may stay is held then, as a sentence that was cut."""
+        if self._loops is None or self._is_in_code:
+            return False
+        cut = word_loop(raw, is_whole=is_whole)
+        if cut is not None:
+            self._held = raw[:cut]
+            self._begin_loop()
+        return cut is not None
 
     def finish(self, *, is_cut: bool) -> list[Sentence]:
         """Return the last sentence. is_cut: the generation was stopped by its length limit, perhaps mid-sentence."""
-        rest, self._held = self._held, ""
-        if is_cut:
+        rest = self._held
+        if not self.is_looping and self._holds_loop(rest, is_whole=True):
+            rest = self._held
+        self._held = ""
+        if is_cut or self.is_looping:
             rest = self._cut_back(rest)
         last = self._keep(rest.rstrip(), is_last=True)
         return [last] if last.text else []
 
     def _keep(self, raw: str, *, is_last: bool) -> Sentence:
-        clean = unicodedata.normalize("NFC", raw.replace("\ufffd", ""))
-        is_code = self._sent.count(_FENCE) % 2 == 1 or _FENCE in clean
+        clean = tidy(raw)
+        is_code = self._is_in_code or _FENCE in clean
         found = Sentence(raw, clean) if is_code else self._edited(raw, clean, is_last=is_last)
+        if self._loops is not None and not is_code and self._loops.begins(found.text):
+            self._begin_loop()
+            return Sentence("", "")
         self._sent += found.text
         return found
 
+    def _begin_loop(self) -> None:
+        self.is_looping = True
+        self.counts[Pass.REPETITION] += 1
+
+    @property
+    def _is_in_code(self) -> bool:
+        return self._sent.count(_FENCE) % 2 == 1
+
     def _edited(self, raw: str, clean: str, *, is_last: bool) -> Sentence:
-        draft = Draft(clean)
-        steps: dict[str, Callable[[Draft], Sequence[Change]]] = {
-            "unicode": characters.changes,
-            "misspellings": misspellings.changes,
-            "josa": josa.changes,
-            "punctuation": partial(punctuation.changes, is_last=is_last),
-        }
-        for name in self._passes:
+        draft = Draft(clean, is_last)
+        for name, changes in self._steps.items():
             try:
-                draft.apply(name, steps[name](draft))
+                draft.apply(name, changes(draft))
             except Exception:
                 # An answer with a mistake is better than none.
                 self.failures[name] += 1
                 log.exception("the pass %s failed", name, extra={"action": "korean.pass"})
+        self.counts.update(each.kind for each in draft.edits)
         return Sentence(raw, draft.text, tuple(draft.edits))
 
     def _cut_back(self, rest: str) -> str:
-        is_open_before = self._sent.count(_FENCE) % 2 == 1
+        is_open_before = self._is_in_code
         if is_open_before and _FENCE not in rest:
             # A torn code block keeps its whole lines and gets its closing fence.
             return rest[: rest.rfind("\n") + 1] + _FENCE
@@ -99,14 +142,17 @@ class KoreanEditor:
         return rest if is_complete or not self._sent.strip() else ""
 
 
-def edit(text: str, *, is_cut: bool = False, passes: Iterable[str] = PASSES) -> str:
+def edit(text: str, *, is_cut: bool = False, passes: Iterable[str] = PASSES, register: Register | None = None) -> str:
     """The whole-text form of the same."""
-    return "".join(each.text for each in edited(text, is_cut=is_cut, passes=passes)).rstrip()
+    sentences = edited(text, is_cut=is_cut, passes=passes, register=register)
+    return "".join(each.text for each in sentences).rstrip()
 
 
-def edited(text: str, *, is_cut: bool = False, passes: Iterable[str] = PASSES) -> list[Sentence]:
+def edited(
+    text: str, *, is_cut: bool = False, passes: Iterable[str] = PASSES, register: Register | None = None
+) -> list[Sentence]:
     """Its sentences, with what was changed in them."""
-    editor = KoreanEditor(passes)
+    editor = KoreanEditor(passes, register=register)
     return [*editor.feed(text), *editor.finish(is_cut=is_cut)]
 
 

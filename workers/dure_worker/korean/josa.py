@@ -5,6 +5,7 @@ and particle and the sentence becomes likelier. Behind digits and Latin letters 
 """
 
 import re
+from collections.abc import Iterator
 
 from dure_worker.korean import parser, readings
 from dure_worker.korean.parser import Parse
@@ -15,12 +16,12 @@ _PAIRS = (
     ("은", "는"), ("이", "가"), ("을", "를"), ("과", "와"), ("으로", "로"), ("이나", "나"), ("이랑", "랑"),
     ("이라", "라"), ("아", "야"),
 )  # fmt: skip
-_OTHER = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
+OTHER = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
 _CLOSED = {closed for closed, _ in _PAIRS}
 _ROAD = {"으로", "로"}
 _RIEUL = 8
 _WORD = r"[가-힣A-Za-z0-9%]+[\"'”’)\]」』》〉`*]*"
-_PARTICLE = "|".join(sorted(_OTHER, key=len, reverse=True))
+_PARTICLE = "|".join(sorted(OTHER, key=len, reverse=True))
 # Particles that may follow one of these.
 _TAIL = r"는|도|만|서|써|부터|서는|서도|의|까지|고|면|며|는데|서부터"
 _CANDIDATE = re.compile(
@@ -36,15 +37,15 @@ _BY_READING = 0.9
 def changes(draft: Draft) -> list[Change]:
     found: list[Change] = []
     before: Parse | None = None
-    for match in _CANDIDATE.finditer(draft.text):
+    for match in candidates(draft.text):
         word, josa = match["word"], match["josa"]
-        if josa == _agreeing(josa, readings.final(word)):
+        if josa == agreeing(josa, readings.final(word)):
             continue
         # 이 with more behind it is no particle (이며); behind a bracket one may read its content or what is before it.
         if (match["tail"] and josa in ("이", "가")) or word.endswith((")", "]")):
             continue
         start, end = match.span("josa")
-        change = Change(start, end, _OTHER[josa], _BY_READING)
+        change = Change(start, end, OTHER[josa], _BY_READING)
         if not "가" <= readings.bare(word)[-1:] <= "힣":
             found.append(change)
             continue
@@ -54,12 +55,17 @@ def changes(draft: Draft) -> list[Change]:
     return found
 
 
-def _agreeing(josa: str, final: int | None) -> str:
+def candidates(text: str) -> Iterator[re.Match[str]]:
+    """What may be a word and its particle: groups word, josa and tail."""
+    return _CANDIDATE.finditer(text)
+
+
+def agreeing(josa: str, final: int | None) -> str:
     """The one of the pair that the sound wants. Where that is not known, the one that is there."""
     if final is None:
         return josa
     wants_closed = bool(final) and not (final == _RIEUL and josa in _ROAD)
-    return josa if (josa in _CLOSED) == wants_closed else _OTHER[josa]
+    return josa if (josa in _CLOSED) == wants_closed else OTHER[josa]
 
 
 def _gain(text: str, before: Parse, change: Change) -> float:

@@ -49,6 +49,36 @@ def load() -> None:
     parse("두레가 준비되었습니다.")
 
 
+def join(morphemes: list[tuple[str, str]]) -> str:
+    """One word of its morphemes, form and tag."""
+    with _lock:
+        word: str = _kiwi().join(morphemes)
+    return word
+
+
+def rewritten(text: str) -> str:
+    """As Kiwi would write it, morphemes joined anew and its own spacing: what the editor is compared with."""
+    with _lock:
+        written: str = _kiwi().space(_kiwi().join(_kiwi().tokenize(text)))
+    return written
+
+
+def blanks(text: str) -> list[int]:
+    """Places in a sentence where Kiwi would put a blank and there is none."""
+    seen = masks.hidden(text)
+    with _lock:
+        spaced: str = _kiwi().space(seen)
+    found, place = [], 0
+    for letter in spaced:
+        if place < len(seen) and letter == seen[place]:
+            place += 1
+        elif letter == " ":
+            found.append(place)
+        else:  # Kiwi took a blank away
+            place = seen.index(letter, place) + 1
+    return found
+
+
 def parse(text: str) -> Parse:
     """Of one sentence; what is masked is a foreign word to it."""
     with _lock:

@@ -14,12 +14,12 @@ _ENDED = re.compile(r"(?:[가-힣]니다|[가-힣]까요|세요|에요|예요|�
 _ASKED = re.compile(r"(?:니까|까요|나요|ㄴ가요|는가요|은가요)$")
 
 
-def changes(draft: Draft, *, is_last: bool) -> list[Change]:
-    """is_last: of the answer, so that its end is wanted."""
+def changes(draft: Draft) -> list[Change]:
+    """An end is wanted of the last sentence."""
     text = draft.text
     found = [Change(*match.span(), "") for match in _BLANK.finditer(text)]
     found += [Change(*match.span(), _RIGHT.get(match.group(), "")) for match in _DOUBLED.finditer(text)]
     found += [Change(match.end(), match.end(), " ") for match in _SPACE_AFTER.finditer(text)]
-    if is_last and (ended := _ENDED.search(text)):
+    if draft.is_last and (ended := _ENDED.search(text)):
         found.append(Change(ended.end(), ended.end(), "?" if _ASKED.search(ended.group()) else "."))
     return found

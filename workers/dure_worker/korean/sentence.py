@@ -44,10 +44,12 @@ class Change:
 class Draft:
     """A sentence between two passes.
 
+    is_last    of the answer
     origins    for each letter of the text, and its end, the place in the raw sentence
     """
 
     text: str
+    is_last: bool = False
     origins: list[int] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
 

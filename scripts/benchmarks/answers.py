@@ -1,0 +1,178 @@
+"""What the editor does to real answers: 200 prompts through a model, as generated and as sent.
+
+An error is what a pass of the editor would change; so the figures say what it finds, and the sample below the table is
+for people to judge. One generation serves both columns: as generated, up to where the editor would have stopped it.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import machine
+from benchmarks.report import footer, save
+from dure import catalog
+from dure.edits import Pass
+from dure.job import Message, Sampling
+from dure.settings import Settings
+from dure_worker.conversation.persona import register_of, system_text
+from dure_worker.engines import GenerateRequest
+from dure_worker.engines.llama import LlamaEngine
+from dure_worker.korean import endings, foreign, parser, register
+from dure_worker.korean.editor import KoreanEditor, edited
+from dure_worker.korean.endings import Register
+from dure_worker.settings import WorkerSettings
+from dure_workshop.fetch import Fetcher
+
+PROMPTS = Path(__file__).parent / "korean_sets" / "prompts.tsv"
+RESULT = Path("scripts/results/answers.md")
+_MAX_TOKENS = 256
+_SAMPLED = 50
+_ERRORS = [Pass.UNICODE, Pass.MISSPELLINGS, Pass.SPACING, Pass.JOSA, Pass.PUNCTUATION]
+# Items of lists end without a mark.
+_COMPLETE = re.compile(r"(?:[.!?…]+[\"'”’)\]*]*|```)$|(?:^|\n)\s*(?:[-*+]|\d+\.|\|)[^\n]*$")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """raw: as generated; text: as sent. is_looping: the editor stopped it."""
+
+    style: str
+    question: str
+    raw: str
+    text: str
+    is_looping: bool
+
+
+@dataclass
+class Figures:
+    """Shares, but for the two numbers of replies."""
+
+    sentences_with_errors: float
+    register_kept: float
+    replies_complete: float
+    replies_with_loops: int
+    replies_with_foreign_letters: int
+
+
+def answers(engine: LlamaEngine, conversations: list[list[str]], seed: int) -> list[Answer]:
+    with ThreadPoolExecutor(engine.info.num_slots) as pool:
+        numbered = list(enumerate(conversations))
+        found = pool.map(lambda one: _conversation(engine, *one[1], seed=seed + one[0]), numbered)
+        shown = track(found, "answers", len(conversations), console=Console(stderr=True))
+        return [answer for several in shown for answer in several]
+
+
+def _conversation(engine: LlamaEngine, style: str, *questions: str, seed: int) -> list[Answer]:
+    messages = [Message("system", system_text(style, "helpful"))]
+    found = []
+    for question in questions:
+        messages.append(Message("user", question))
+        found.append(_answer(engine, style, messages, seed))
+        messages.append(Message("assistant", found[-1].text))
+    return found
+
+
+def _answer(engine: LlamaEngine, style: str, messages: list[Message], seed: int) -> Answer:
+    scripts = foreign.scripts_for(message.content for message in messages[1:])
+    sampling = Sampling(seed=seed, scripts=scripts)
+    request = GenerateRequest(f"{seed}/{len(messages)}", messages, _MAX_TOKENS, sampling=sampling)
+    editor = KoreanEditor(register=register_of(style))
+    raw, text, reason = "", "", ""
+    for token in engine.generate(request):
+        raw, reason = raw + token.text, token.finish_reason
+        text += "".join(sentence.text for sentence in editor.feed(token.text))
+        if editor.is_looping:
+            break
+    text += "".join(sentence.text for sentence in editor.finish(is_cut=reason != "stop"))
+    return Answer(style, messages[-1].content, raw.rstrip(), text.rstrip(), editor.is_looping)
+
+
+def judged(found: list[Answer], text_of: Callable[[Answer], str]) -> Figures:
+    sentences = [(each, sentence.text) for each in found for sentence in edited(text_of(each), passes=[])]
+    wrong = [bool(sentence.edits) for each in found for sentence in edited(text_of(each), passes=_ERRORS)]
+    spoken = [(_register(text), register_of(each.style)) for each, text in sentences]
+    clear = [(is_, wanted) for is_, wanted in spoken if is_ is not None]
+    return Figures(
+        sentences_with_errors=sum(wrong) / len(wrong),
+        register_kept=sum(is_ is wanted for is_, wanted in clear) / len(clear),
+        replies_complete=sum(bool(_COMPLETE.search(text_of(each).rstrip())) for each in found) / len(found),
+        replies_with_loops=sum(_loops(text_of(each)) for each in found),
+        replies_with_foreign_letters=sum(foreign.has_letters(text_of(each)) for each in found),
+    )
+
+
+def _register(sentence: str) -> Register | None:
+    morphemes = parser.parse(sentence).morphemes
+    place = register.last_ending(morphemes)
+    return None if place is None else endings.register_of(morphemes[place])
+
+
+def _loops(text: str) -> bool:
+    editor = KoreanEditor([Pass.REPETITION])
+    editor.feed(text)
+    editor.finish(is_cut=False)
+    return editor.is_looping
+
+
+def _table(raw: Figures, sent: Figures) -> list[str]:
+    rows = {
+        "sentences in which a pass finds an error": ("{:.1%}", "sentences_with_errors"),
+        "sentences in the register that was asked for, of those that have one": ("{:.1%}", "register_kept"),
+        "replies that end complete": ("{:.1%}", "replies_complete"),
+        "replies that go round in circles": ("{}", "replies_with_loops"),
+        "replies with Han characters or kana": ("{}", "replies_with_foreign_letters"),
+    }
+    lines = ["| | as generated | as sent |", "|---|---:|---:|"]
+    for title, (form, name) in rows.items():
+        lines.append(f"| {title} | {form.format(getattr(raw, name))} | {form.format(getattr(sent, name))} |")
+    return lines
+
+
+def _sample(found: list[Answer]) -> list[str]:
+    """Evenly over the prompts, each as generated and as sent."""
+    lines = ["", "## Sample"]
+    for each in found[:: max(1, len(found) // _SAMPLED)][:_SAMPLED]:
+        lines += ["", f"**{each.style}: {each.question}**", "", "```text", each.raw.replace("```", "'''"), "```", ""]
+        same = "the same" if each.raw == each.text else ""
+        lines += [same] if same else ["```text", each.text.replace("```", "'''"), "```"]
+    return lines
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(prog="scripts/bench answers", description=__doc__)
+    options.add_argument("--model", default=Settings.read().model, help="default: the one that is served")
+    options.add_argument("--prompts", type=int, help="conversations, from the beginning of the list; default: all")
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+    given = options.parse_args()
+    parser.load()
+    path = Fetcher(Settings.read(), Console(stderr=True)).fetch(catalog.find(given.model))
+    lines = PROMPTS.read_text("utf-8").splitlines()
+    conversations = [line.split("\t") for line in lines if not line.startswith("#")][: given.prompts]
+    worker = WorkerSettings.read()
+    engine = LlamaEngine(
+        path, given.model, num_slots=worker.slots, context=worker.context, num_threads=worker.num_threads
+    )
+    try:
+        found = answers(engine, conversations, given.seed)
+    finally:
+        engine.close()
+    raw, sent = judged(found, lambda each: each.raw), judged(found, lambda each: each.text)
+    report = [f"{len(found)} answers of {given.model}, at most {_MAX_TOKENS} tokens each.", "", *_table(raw, sent)]
+    report += footer(" ".join(["scripts/bench answers", *sys.argv[1:]]))
+    print("\n".join(report))
+    save(RESULT, "\n".join([*report, *_sample(found)]))
+    if given.json:
+        print(json.dumps({"machine": machine.describe(), "raw": vars(raw), "sent": vars(sent)}, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Sentences that fall out of the register of an answer are brought back into it, and no others."""
+
+import pytest
+
+from dure_worker.korean.editor import edit
+from dure_worker.korean.endings import Register
+
+F, P = Register.FORMAL, Register.POLITE
+
+
+def converted(text: str, register: Register) -> str:
+    return edit(text, passes=["register"], register=register)
+
+
+# (as it may come, 합쇼체, 해요체)
+FORMS = [
+    ("오늘은 날씨가 좋아요.", "오늘은 날씨가 좋습니다.", "오늘은 날씨가 좋아요."),
+    ("오늘은 날씨가 좋습니다.", "오늘은 날씨가 좋습니다.", "오늘은 날씨가 좋아요."),
+    ("오늘은 날씨가 좋아.", "오늘은 날씨가 좋습니다.", "오늘은 날씨가 좋아요."),
+    ("저는 학생이에요.", "저는 학생입니다.", "저는 학생이에요."),
+    ("나는 학생이야.", "저는 학생입니다.", "저는 학생이에요."),
+    ("그건 사과예요.", "그건 사과입니다.", "그건 사과예요."),
+    ("그것은 바다입니다.", "그것은 바다입니다.", "그것은 바다예요."),
+    ("그것은 `code`입니다.", "그것은 `code`입니다.", "그것은 `code`예요."),
+    ("밥을 먹었니?", "밥을 먹었습니까?", "밥을 먹었어요?"),
+    ("밥을 먹었습니까?", "밥을 먹었습니까?", "밥을 먹었어요?"),
+    ("무엇을 도와드릴까요?", "무엇을 도와드릴까요?", "무엇을 도와드릴까요?"),
+    ("제가 할게요.", "제가 하겠습니다.", "제가 할게요."),
+    ("내가 도와줄게.", "제가 도와주겠습니다.", "제가 도와줄게요."),
+    ("책을 읽으세요.", "책을 읽으십시오.", "책을 읽으세요."),
+    ("이쪽으로 오십시오.", "이쪽으로 오십시오.", "이쪽으로 오세요."),
+    ("할머니께서 오세요.", "할머니께서 오십니다.", "할머니께서 오세요."),
+    ("걱정하지 마세요.", "걱정하지 마십시오.", "걱정하지 마세요."),
+    ("함께 갑시다.", "함께 갑시다.", "함께 가요."),
+    ("고마워.", "고맙습니다.", "고마워요."),
+    ("물을 만들어요!", "물을 만듭니다!", "물을 만들어요!"),
+    ("아니에요.", "아닙니다.", "아니에요."),
+    ("정말 예쁘구나.", "정말 예쁩니다.", "정말 예쁘군요."),
+    ("잘 몰라요. ", "잘 모릅니다.", "잘 몰라요."),
+]
+
+
+@pytest.mark.parametrize(("text", "formal", "polite"), FORMS)
+def test_a_sentence_is_said_in_either_register(text: str, formal: str, polite: str) -> None:
+    assert converted(text, F) == formal
+    assert converted(text, P) == polite
+
+
+@pytest.mark.parametrize("register", [F, P])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "안녕하세요?",
+        "사과, 배, 감 등.",
+        "1. 사과",
+        "“나는 간다.”",
+        "그는 “빨리 와.”라고 했다.",
+        "(예: 밥을 먹어.)",
+        "지금이 아니면 언제?",
+        "```\n좋다.\n```",
+        "이쪽으로 와라.",
+        "",
+        "   ",
+    ],
+)
+def test_greetings_fragments_and_the_words_of_others_stay(text: str, register: Register) -> None:
+    assert converted(text, register) == text.rstrip()
+
+
+def test_a_command_and_a_statement_that_look_alike_are_left() -> None:
+    assert converted("이쪽으로 와.", F) == "이쪽으로 와."
+
+
+def test_a_text_in_the_plain_style_of_prose_stays_and_a_stray_in_talk_does_not() -> None:
+    prose = "두레는 모임이다. 사람들은 함께 일한다."
+    assert converted(prose, F) == prose
+    assert converted("두레는 모임입니다. 사람들은 함께 일한다.", F) == "두레는 모임입니다. 사람들은 함께 일합니다."
+
+
+def test_without_a_register_nothing_is_converted() -> None:
+    assert edit("날씨가 좋아. 좋아요. 좋습니다.", passes=["register"]) == "날씨가 좋아. 좋아요. 좋습니다."

@@ -1,0 +1,109 @@
+"""The pass `register`: sentences that fall out of the register of the answer, by their last word.
+
+Only what is told without doubt is changed, and only where the parser puts the word together as it stood: a word that it
+would write otherwise is one that it has misread.
+"""
+
+from dure_worker.korean import endings, masks, parser, readings
+from dure_worker.korean.endings import Mood, Register
+from dure_worker.korean.parser import Morpheme
+from dure_worker.korean.sentence import Change, Draft
+
+_CONFIDENCE = 0.9
+# What may stand behind the ending: marks, emoji, symbols. A closing quote or bracket tells of another speaker.
+_BEHIND = ("SF", "SP", "SE", "SW", "W_", "SO")
+_FIRST_PERSON = {"나": "저", "내": "제"}
+# Greetings that belong to every register above plain.
+_FIXED = ("안녕하세요", "어서 오세요", "여보세요")
+
+
+class RegisterPass:
+    """wanted: of the answer. What was said before decides whether 한다체 is a stray: a text of its own is written in it
+    from the beginning.
+    """
+
+    def __init__(self, wanted: Register) -> None:
+        self._wanted = wanted
+        self._has_spoken = False
+
+    def __call__(self, draft: Draft) -> list[Change]:
+        morphemes = parser.parse(draft.text).morphemes
+        place = last_ending(morphemes)
+        if place is None:
+            return []
+        found = endings.register_of(morphemes[place])
+        if found is None or found is self._wanted:
+            self._has_spoken |= found is self._wanted
+            return []
+        if found is Register.WRITTEN and not self._has_spoken:
+            return []
+        self._has_spoken = True
+        change = _changed(draft.text, morphemes, place, self._wanted)
+        if change is None:
+            return []
+        return [change, *(() if found is Register.POLITE else _persons(draft.text, morphemes))]
+
+
+def last_ending(morphemes: tuple[Morpheme, ...]) -> int | None:
+    """Which morpheme is the sentence's final ending. None: it is a fragment, or ends with somebody's words."""
+    for place in range(len(morphemes) - 1, 0, -1):
+        tag = morphemes[place].tag
+        if tag in ("EF", "EC"):
+            return place
+        if not tag.startswith(_BEHIND):
+            return None
+    return None
+
+
+def _changed(text: str, morphemes: tuple[Morpheme, ...], place: int, wanted: Register) -> Change | None:
+    stem, ending = morphemes[place - 1], morphemes[place]
+    seen = masks.hidden(text)
+    start = max(seen.rfind(blank, 0, ending.end) for blank in " \n\t") + 1
+    if stem.start < start or text[: ending.end].endswith(_FIXED):
+        return None
+    sentence = Mood(is_question="?" in text[ending.end :], has_subject=_has_subject(morphemes[:place]))
+    new = endings.converted(stem, ending, wanted, sentence)
+    if new is None:
+        return None
+    # From the beginning of the word, or, where the parser would write that otherwise (도와 줄게), from a later part.
+    for first in range(place):
+        start_of_part = morphemes[first].start
+        if start_of_part < start:
+            continue
+        part = [(each.form, each.tag) for each in morphemes[first : place + 1]]
+        if parser.join(part) == seen[start_of_part : ending.end]:
+            return _spliced(text, seen, start_of_part, ending.end, parser.join([*part[:-2], *new]), stem)
+    return None
+
+
+def _spliced(text: str, seen: str, start: int, end: int, spoken: str, stem: Morpheme) -> Change | None:
+    """Only what differs. The copula's two forms are told apart by the noun's end."""
+    if spoken.endswith("에요") and stem.tag == "VCP":
+        final = readings.final(text[: stem.start])
+        if final is None or stem.start < start:
+            return None
+        spoken = seen[start : stem.start] + ("이에요" if final else "예요")
+    stood = seen[start:end]
+    pairs = enumerate(zip(stood, spoken, strict=False))
+    same = next((number for number, (one, other) in pairs if one != other), min(len(stood), len(spoken)))
+    return Change(start + same, end, spoken[same:], _CONFIDENCE)
+
+
+def _has_subject(morphemes: tuple[Morpheme, ...]) -> bool:
+    """In the last clause."""
+    for each in reversed(morphemes):
+        if each.tag == "EC":
+            return False
+        if each.tag == "JKS":
+            return True
+    return False
+
+
+def _persons(text: str, morphemes: tuple[Morpheme, ...]) -> list[Change]:
+    """나는 → 저는, 내가 → 제가, where the sentence was none of the polite ones."""
+    spans = [(each.start, each.end) for each in morphemes if each.tag in ("NP", "MM")]
+    return [
+        Change(start, end, _FIRST_PERSON[text[start:end]], _CONFIDENCE)
+        for start, end in spans
+        if text[start:end] in _FIRST_PERSON
+    ]
