@@ -120,7 +120,7 @@ def broken_particles(sentences: Iterable[str]) -> list[tuple[str, str]]:
 
 def listed() -> list[tuple[str, str]]:
     """The list of misspellings itself."""
-    return [(f"그 {wrong}", f"그 {right}".rstrip()) for wrong, (right, _) in misspellings.entries().items()]
+    return [(f"그 {wrong} 등", f"그 {right} 등") for wrong, (right, _) in misspellings.entries().items()]
 
 
 def by_final_consonant(text: str) -> str:

@@ -60,7 +60,7 @@ def test_characters(text: str, wanted: str) -> None:
 
 @pytest.mark.parametrize(("wrong", "right"), [(wrong, right) for wrong, (right, _) in misspellings.entries().items()])
 def test_each_misspelling_of_the_list_is_corrected_and_the_correction_stays(wrong: str, right: str) -> None:
-    assert edit(f"그 {wrong}", passes=["misspellings"]) == f"그 {right}".rstrip()
+    assert edit(f"그 {wrong} 등", passes=["misspellings"]) == f"그 {right} 등"
     assert edit(right, passes=["misspellings"]) == right.rstrip()
 
 

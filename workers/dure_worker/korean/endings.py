@@ -64,10 +64,11 @@ def register_of(ending: Morpheme) -> Register | None:
 
 @dataclass(frozen=True)
 class Mood:
-    """What the rest of the sentence tells. has_subject: in the clause of the ending."""
+    """What the rest of the sentence tells. has_subject: in the clause of the ending, or a topic."""
 
     is_question: bool
     has_subject: bool
+    is_first_person: bool
 
 
 def converted(before: Morpheme, ending: Morpheme, wanted: Register, mood: Mood) -> list[tuple[str, str]] | None:
@@ -111,7 +112,9 @@ def _polite(before: Morpheme, form: str, mood: Mood) -> list[tuple[str, str]] | 
     kept = (before.form, before.tag)
     said = [kept, ("에요" if before.tag.startswith(_COPULAS) else "어요", "EF")]
     found: list[tuple[str, str]] | None = None
-    if before.form in _HONORIFIC and (form in _FORMAL or form in _WRITTEN):
+    if before.form == "겠" and form in _STATED and mood.is_first_person:
+        found = [(f"{_L}게요", "EF")]
+    elif before.form in _HONORIFIC and (form in _FORMAL or form in _WRITTEN):
         found = [(before.form[:-1] + "세요", "EF")]
     elif form in ("십시오", "으십시오"):
         found = [kept, (form.removesuffix("십시오") + "세요", "EF")]

@@ -20,13 +20,15 @@ OTHER = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
 _CLOSED = {closed for closed, _ in _PAIRS}
 _ROAD = {"으로", "로"}
 _RIEUL = 8
-_WORD = r"[가-힣A-Za-z0-9%]+[\"'”’)\]」』》〉`*]*"
+_WORD = r"[가-힣A-Za-z0-9%]+?[\"'”’)\]」』》〉`*]*"
 _PARTICLE = "|".join(sorted(OTHER, key=len, reverse=True))
 # Particles that may follow one of these.
 _TAIL = r"는|도|만|서|써|부터|서는|서도|의|까지|고|면|며|는데|서부터"
 _CANDIDATE = re.compile(
-    rf"(?<![가-힣A-Za-z0-9])(?P<word>{_WORD}?)(?P<josa>{_PARTICLE})(?P<tail>{_TAIL})?(?![가-힣A-Za-z0-9])"
+    rf"(?<![가-힣A-Za-z0-9])(?P<word>{_WORD})(?P<josa>{_PARTICLE})(?P<tail>{_TAIL})?(?![가-힣A-Za-z0-9])"
 )
+# These stand behind no vowel, and where the parser sees the particle in them it is one: its score does not tell.
+_NEVER_OPEN = {"으로": "로", "이랑": "랑"}
 _NOUNS = ("NN", "NP", "NR", "SL", "SN", "SH", "XSN", "ETN", "SW", "W_")
 _PARTICLES = ("J", "VCP")
 # How much likelier the sentence must become: natural logarithm, as Kiwi's score.
@@ -70,6 +72,14 @@ def agreeing(josa: str, final: int | None) -> str:
 
 def _gain(text: str, before: Parse, change: Change) -> float:
     """By how much the sentence becomes likelier, where the change makes noun and particle of the word; else 0."""
+    here = text[change.start : change.end]
+    seen = before.starting_at(change.start)
+    if here in _NEVER_OPEN and seen is not None and seen.form == here and seen.tag.startswith("J"):
+        return 2 * _GAIN
+    start = max(text.rfind(blank, 0, change.start) for blank in " \t\n") + 1
+    alone = parser.parse(text[start : change.end]).morphemes
+    if change.start - start == 1 and len(alone) == 1 and alone[0].tag == "NNG":
+        return 0.0  # 사과
     inside = next((each for each in before.morphemes if each.start < change.start < each.end), None)
     is_word = inside is not None and not inside.tag.startswith(("NNP", "UN"))
     if is_word and text[change.start : change.end] != "으로":  # no word ends so
@@ -78,7 +88,8 @@ def _gain(text: str, before: Parse, change: Change) -> float:
     noun, particle = after.ending_at(change.start), after.starting_at(change.start)
     if noun is None or particle is None:
         return 0.0
-    if not noun.tag.startswith(_NOUNS) or not particle.tag.startswith(_PARTICLES):
+    is_noun = noun.tag.startswith(_NOUNS) or (noun.tag == "JKB" and change.after in ("은", "는"))  # 에서는
+    if not is_noun or not particle.tag.startswith(_PARTICLES):
         return 0.0
     gain = after.score - before.score
     return gain if gain > _GAIN else 0.0

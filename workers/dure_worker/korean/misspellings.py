@@ -16,8 +16,9 @@ _FINAL_RIEUL, _FINALS, _FIRST = 8, 28, 0xAC00
 _RIEUL = "".join(chr(code) for code in range(_FIRST, 0xD7A4) if (code - _FIRST) % _FINALS == _FINAL_RIEUL)
 _PAST = "".join(chr(code) for code in range(_FIRST, 0xD7A4) if (code - _FIRST) % _FINALS in (18, 20))  # ㅄ, ㅆ
 _FAMILIES = (
-    # 할꺼야 → 할 거야
-    (re.compile(rf"(?<=[{_RIEUL}])(\s?)꺼(?=야|예요|에요|입니다|다|니까|라고|라는|면|지)"), " 거"),
+    # 할꺼야 → 할 거야; 불 꺼야지 is right
+    (re.compile(rf"(?<=[{_RIEUL}])꺼(?=야|예요|에요|입니다|다|니까|라고|라는|면|지)"), " 거"),
+    (re.compile(rf"(?<=[{_RIEUL}]) 꺼(?=예요|에요|입니다)"), " 거"),
     # 있읍니다 → 있습니다
     (re.compile(rf"(?<=[{_PAST}])[읍슴](?=니다|니까)"), "습"),
     # 할게요 of every verb: 먹을께요, 만들께요; 딸께요 might honour her

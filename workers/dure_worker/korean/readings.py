@@ -1,5 +1,6 @@
 """How a word ends when it is read aloud, which decides the particle behind it."""
 
+import re
 from string import ascii_letters
 
 _FIRST, _LAST, _FINALS = ord("가"), ord("힣"), 28
@@ -35,6 +36,7 @@ _WORDS = {
 }  # fmt: skip
 # Endings of English words that are read with a final consonant.
 _CLOSED = ("ng", "n", "m", "l", "le", "me", "ne", "b", "ck", "ll")
+_NAMED_BY_LETTER = re.compile(r"[A-Za-z][0-9]+$")
 
 
 def bare(word: str) -> str:
@@ -54,7 +56,8 @@ def final(word: str) -> int | None:
     if _FIRST <= ord(last) <= _LAST:
         return (ord(last) - _FIRST) % _FINALS
     if last.isascii() and last.isdigit():
-        return _final_of(_number(word))
+        # A0, v2: read in more ways than one.
+        return None if _NAMED_BY_LETTER.search(word) else _final_of(_number(word))
     if last.isascii() and last.isalpha():
         return _of_latin(word)
     return None

@@ -4,6 +4,8 @@ Only what is told without doubt is changed, and only where the parser puts the w
 would write otherwise is one that it has misread.
 """
 
+from itertools import pairwise
+
 from dure_worker.korean import endings, masks, parser, readings
 from dure_worker.korean.endings import Mood, Register
 from dure_worker.korean.parser import Morpheme
@@ -13,6 +15,9 @@ _CONFIDENCE = 0.9
 # What may stand behind the ending: marks, emoji, symbols. A closing quote or bracket tells of another speaker.
 _BEHIND = ("SF", "SP", "SE", "SW", "W_", "SO")
 _FIRST_PERSON = {"나": "저", "내": "제"}
+_SPEAKER = {"나", "저", "내", "제", "저희", "우리"}
+_LISTENER = {"너", "네", "너희", "당신", "자네"}
+_TOPICS = {"은", "는", "도", "ᆫ"}
 # Greetings that belong to every register above plain.
 _FIXED = ("안녕하세요", "어서 오세요", "여보세요")
 
@@ -61,7 +66,11 @@ def _changed(text: str, morphemes: tuple[Morpheme, ...], place: int, wanted: Reg
     start = max(seen.rfind(blank, 0, ending.end) for blank in " \n\t") + 1
     if stem.start < start or text[: ending.end].endswith(_FIXED):
         return None
-    sentence = Mood(is_question="?" in text[ending.end :], has_subject=_has_subject(morphemes[:place]))
+    sentence = Mood(
+        is_question="?" in text[ending.end :],
+        has_subject=_has_subject(morphemes[:place]),
+        is_first_person=any(each.tag == "NP" and each.form in _SPEAKER for each in morphemes[:place]),
+    )
     new = endings.converted(stem, ending, wanted, sentence)
     if new is None:
         return None
@@ -90,11 +99,13 @@ def _spliced(text: str, seen: str, start: int, end: int, spoken: str, stem: Morp
 
 
 def _has_subject(morphemes: tuple[Morpheme, ...]) -> bool:
-    """In the last clause."""
-    for each in reversed(morphemes):
-        if each.tag == "EC":
-            return False
-        if each.tag == "JKS":
+    """In the last clause, or a topic that is not the listener."""
+    is_last_clause = True
+    for before, each in reversed(list(pairwise(morphemes))):
+        is_last_clause = is_last_clause and each.tag != "EC"
+        if each.tag == "JKS" and is_last_clause:
+            return True
+        if each.tag == "JX" and each.form in _TOPICS and before.form not in _LISTENER:
             return True
     return False
 
