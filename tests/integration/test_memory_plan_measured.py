@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dure import gguf, memory_plan
+from dure import engines, gguf, memory_plan
 from dure.memory_plan import MIB, Load
 from support import Stack
 
@@ -79,6 +79,7 @@ LOADS = [
     ("llama", "gemma-3-270m-korean", 4, 512),
     ("ark", "qwen2.5-coder-0.5b-korean", 4, 512),
     ("ark", "qwen2.5-coder-0.5b-korean", 1, 2048),
+    ("ark", "qwen2.5-coder-0.5b-korean", 4, 2048),
 ]
 
 
@@ -89,6 +90,11 @@ def box(tmp_path: Path, fetched: Callable[[str], Path], request: pytest.FixtureR
     engine, name, slots, context = request.param
     if engine == "ark":
         pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
+        from dure_worker.engines.ark.loading import packed
+        from dure_worker.engines.ark.packing import RECIPES
+
+        # Which takes a minute or two on a busy machine; the worker finds them packed.
+        packed(fetched(name), RECIPES[engines.weights_of("ark", "auto")])
     box = Box(tmp_path, fetched(name), Load(slots, context, CACHE_MIB * MIB, engine=engine))
     with box.stack:
         box.start()
