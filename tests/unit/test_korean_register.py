@@ -57,6 +57,8 @@ def test_a_sentence_is_said_in_either_register(text: str, formal: str, polite: s
         "그는 “빨리 와.”라고 했다.",
         "(예: 밥을 먹어.)",
         "지금이 아니면 언제?",
+        "이 방법은 건강을 위해",
+        "사과는 씻어서,",
         "```\n좋다.\n```",
         "이쪽으로 와라.",
         "",

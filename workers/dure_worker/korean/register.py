@@ -18,6 +18,8 @@ _FIRST_PERSON = {"나": "저", "내": "제"}
 _SPEAKER = {"나", "저", "내", "제", "저희", "우리"}
 _LISTENER = {"너", "네", "너희", "당신", "자네"}
 _TOPICS = {"은", "는", "도", "ᆫ"}
+# Questions whose ending the parser takes for one inside a sentence (먹었니?). 위해 and others are no end of one.
+_TAKEN_FOR_INNER = {"니", "으니", "냐"}
 # Greetings that belong to every register above plain.
 _FIXED = ("안녕하세요", "어서 오세요", "여보세요")
 
@@ -52,10 +54,10 @@ class RegisterPass:
 def last_ending(morphemes: tuple[Morpheme, ...]) -> int | None:
     """Which morpheme is the sentence's final ending. None: it is a fragment, or ends with somebody's words."""
     for place in range(len(morphemes) - 1, 0, -1):
-        tag = morphemes[place].tag
-        if tag in ("EF", "EC"):
+        each = morphemes[place]
+        if each.tag == "EF" or (each.tag == "EC" and each.form in _TAKEN_FOR_INNER):
             return place
-        if not tag.startswith(_BEHIND):
+        if not each.tag.startswith(_BEHIND):
             return None
     return None
 
