@@ -42,13 +42,12 @@ _COMPLETE = re.compile(r"(?:[.!?…]+[\"'”’)\]*]*|```)$|(?:^|\n)\s*(?:[-*+]|
 
 @dataclass(frozen=True)
 class Answer:
-    """raw: as generated; text: as sent. is_looping: the editor stopped it."""
+    """raw: as generated; text: as sent."""
 
     style: str
     question: str
     raw: str
     text: str
-    is_looping: bool
 
 
 @dataclass
@@ -92,7 +91,7 @@ def _answer(engine: LlamaEngine, style: str, messages: list[Message], seed: int)
         if editor.is_looping:
             break
     text += "".join(sentence.text for sentence in editor.finish(is_cut=reason != "stop"))
-    return Answer(style, messages[-1].content, raw.rstrip(), text.rstrip(), editor.is_looping)
+    return Answer(style, messages[-1].content, raw.rstrip(), text.rstrip())
 
 
 def judged(found: list[Answer], text_of: Callable[[Answer], str]) -> Figures:

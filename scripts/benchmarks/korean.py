@@ -134,7 +134,9 @@ def by_final_consonant(text: str) -> str:
 
 def by_kiwi(text: str) -> str:
     """Kiwi's own morphemes joined anew, and its spacing."""
-    return parser.rewritten(text)
+    kiwi = parser.kiwi()
+    written: str = kiwi.space(kiwi.join(kiwi.tokenize(text)))
+    return written
 
 
 EDITORS: dict[str, Edit] = {
@@ -227,14 +229,13 @@ def _table(found: dict[str, dict[str, Any]], num_clean: int, num_pairs: dict[str
 def _show(
     clean: list[str], pairs: dict[str, list[tuple[str, str]]], registers: list[tuple[str, str, Register]], number: int
 ) -> None:
-    changed = [(text, edit(text)) for text in clean if edit(text) != text]
-    wrong = {"clean": [(text, text, found) for text, found in changed]}
-    for kind, each in pairs.items():
-        wrong[kind] = [(before, wanted, edit(before)) for before, wanted in each if edit(before) != wanted]
-    said = [(text, wanted, edit(text, register=register)) for text, wanted, register in registers]
-    wrong["register"] = [row for row in said if row[1] != row[2]]
-    for kind, rows in wrong.items():
-        for text, wanted, found in rows[:number]:
+    if not number:
+        return
+    done = {"clean": [(text, text, edit(text)) for text in clean]}
+    done |= {kind: [(before, wanted, edit(before)) for before, wanted in each] for kind, each in pairs.items()}
+    done["register"] = [(text, wanted, edit(text, register=register)) for text, wanted, register in registers]
+    for kind, rows in done.items():
+        for text, wanted, found in [row for row in rows if row[1] != row[2]][:number]:
             print(f"{kind}: {text} | wanted {wanted} | got {found}")
 
 

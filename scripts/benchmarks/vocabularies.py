@@ -29,6 +29,7 @@ from benchmarks.report import footer, save
 from dure import catalog
 from dure.settings import Settings
 from dure.split_patterns import PATTERNS
+from dure_worker.korean import parser
 from dure_workshop.fetch import Fetcher
 from dure_workshop.trim.gguf_file import GgufModel
 
@@ -167,9 +168,7 @@ def _inside_words(line: str) -> Iterator[int]:
 
 
 def morphemes_by_kiwi() -> Callable[[str], set[int]]:
-    from kiwipiepy import Kiwi  # noqa: PLC0415 - of the extra `bench`
-
-    kiwi = Kiwi(num_workers=1, load_multi_dict=False)
+    kiwi = parser.kiwi()
 
     @cache
     def borders(line: str) -> frozenset[int]:
@@ -204,9 +203,9 @@ def row(name: str, make: Callable[[], tuple[int, Encode]], lines: dict[str, list
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/bench vocabularies", description=__doc__)
-    parser.add_argument("--characters", type=int, default=NUM_CHARACTERS, help="of each kind of text")
-    options = parser.parse_args()
+    given = argparse.ArgumentParser(prog="scripts/bench vocabularies", description=__doc__)
+    given.add_argument("--characters", type=int, default=NUM_CHARACTERS, help="of each kind of text")
+    options = given.parse_args()
     try:
         morphemes = morphemes_by_kiwi()
     except ImportError:

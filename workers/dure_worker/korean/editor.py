@@ -12,7 +12,7 @@ from dure.edits import Pass
 from dure.events import tidy
 from dure_worker.korean import characters, josa, misspellings, punctuation, spacing
 from dure_worker.korean.endings import Register
-from dure_worker.korean.loops import SentenceLoops, word_loop
+from dure_worker.korean.loops import FENCE, SentenceLoops, word_loop
 from dure_worker.korean.register import RegisterPass
 from dure_worker.korean.sentence import Change, Draft, Sentence
 
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 _END = re.compile(r"""(?:[.!?…。]+["'”’)\]」』]*[ \t]+|\n+)(?=\S)""")
 _LIST_NUMBER = re.compile(r"^\s*(?:\d+|[가나다라마바사아자차카타파하])\.\s*$")
 _CLOSED = re.compile(r"""(?:[.!?…。]["'”’)\]」』*_]*|```)\s*$""")
-_FENCE = "```"
 
 PASSES = tuple(Pass)
 
@@ -101,7 +100,7 @@ class KoreanEditor:
 
     def _keep(self, raw: str, *, is_last: bool) -> Sentence:
         clean = tidy(raw)
-        is_code = self._is_in_code or _FENCE in clean
+        is_code = self._is_in_code or FENCE in clean
         found = Sentence(raw, clean) if is_code else self._edited(raw, clean, is_last=is_last)
         if self._loops is not None and not is_code and self._loops.begins(found.text):
             self._begin_loop()
@@ -115,7 +114,7 @@ class KoreanEditor:
 
     @property
     def _is_in_code(self) -> bool:
-        return self._sent.count(_FENCE) % 2 == 1
+        return self._sent.count(FENCE) % 2 == 1
 
     def _edited(self, raw: str, clean: str, *, is_last: bool) -> Sentence:
         draft = Draft(clean, is_last)
@@ -131,12 +130,12 @@ class KoreanEditor:
 
     def _cut_back(self, rest: str) -> str:
         is_open_before = self._is_in_code
-        if is_open_before and _FENCE not in rest:
+        if is_open_before and FENCE not in rest:
             # A torn code block keeps its whole lines and gets its closing fence.
-            return rest[: rest.rfind("\n") + 1] + _FENCE
-        if not is_open_before and _FENCE in rest:
+            return rest[: rest.rfind("\n") + 1] + FENCE
+        if not is_open_before and FENCE in rest:
             # The block begins in what is torn: without a line of code it says nothing.
-            rest = rest[: rest.index(_FENCE)]
+            rest = rest[: rest.index(FENCE)]
         # With nothing complete before it, a torn sentence is still better than no answer.
         is_complete = bool(_CLOSED.search(rest)) and not _LIST_NUMBER.match(rest)
         return rest if is_complete or not self._sent.strip() else ""

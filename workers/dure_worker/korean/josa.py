@@ -19,7 +19,6 @@ _PAIRS = (
 OTHER = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
 _CLOSED = {closed for closed, _ in _PAIRS}
 _ROAD = {"으로", "로"}
-_RIEUL = 8
 _WORD = r"[가-힣A-Za-z0-9%]+?[\"'”’)\]」』》〉`*]*"
 _PARTICLE = "|".join(sorted(OTHER, key=len, reverse=True))
 # Particles that may follow one of these.
@@ -28,7 +27,7 @@ _CANDIDATE = re.compile(
     rf"(?<![가-힣A-Za-z0-9])(?P<word>{_WORD})(?P<josa>{_PARTICLE})(?P<tail>{_TAIL})?(?![가-힣A-Za-z0-9])"
 )
 # These stand behind no vowel, and where the parser sees the particle in them it is one: its score does not tell.
-_NEVER_OPEN = {"으로": "로", "이랑": "랑"}
+_NEVER_OPEN = {"으로", "이랑"}
 _NOUNS = ("NN", "NP", "NR", "SL", "SN", "SH", "XSN", "ETN", "SW", "W_")
 _PARTICLES = ("J", "VCP")
 # How much likelier the sentence must become: natural logarithm, as Kiwi's score.
@@ -66,7 +65,7 @@ def agreeing(josa: str, final: int | None) -> str:
     """The one of the pair that the sound wants. Where that is not known, the one that is there."""
     if final is None:
         return josa
-    wants_closed = bool(final) and not (final == _RIEUL and josa in _ROAD)
+    wants_closed = bool(final) and not (final == readings.RIEUL and josa in _ROAD)
     return josa if (josa in _CLOSED) == wants_closed else OTHER[josa]
 
 
@@ -77,12 +76,13 @@ def _gain(text: str, before: Parse, change: Change) -> float:
     if here in _NEVER_OPEN and seen is not None and seen.form == here and seen.tag.startswith("J"):
         return 2 * _GAIN
     start = max(text.rfind(blank, 0, change.start) for blank in " \t\n") + 1
-    alone = parser.parse(text[start : change.end]).morphemes
-    if change.start - start == 1 and len(alone) == 1 and alone[0].tag == "NNG":
-        return 0.0  # 사과
+    if change.start - start == 1:
+        alone = parser.parse(text[start : change.end]).morphemes
+        if len(alone) == 1 and alone[0].tag == "NNG":
+            return 0.0  # 사과
     inside = next((each for each in before.morphemes if each.start < change.start < each.end), None)
     is_word = inside is not None and not inside.tag.startswith(("NNP", "UN"))
-    if is_word and text[change.start : change.end] != "으로":  # no word ends so
+    if is_word and here != "으로":  # no word ends so
         return 0.0  # one such as 국가
     after = parser.parse(text[: change.start] + change.after + text[change.end :])
     noun, particle = after.ending_at(change.start), after.starting_at(change.start)

@@ -15,7 +15,7 @@ _SHORT = 5  # letters
 _ALLOWED_OF_WORDS = {1: 5, 2: 3}
 _NO_LETTERS = re.compile(r"[\W\d_]+")
 _WORD = re.compile(r"(\S+)(\s+|\Z)")
-_FENCE = "```"
+FENCE = "```"
 
 
 class SentenceLoops:
@@ -49,7 +49,7 @@ def word_loop(text: str, *, is_whole: bool) -> int | None:
 
     is_whole: the last word is complete. Lines of tables repeat for good reasons, and what is in code is not looked at.
     """
-    before_code, _, code = text.partition(_FENCE)
+    before_code, _, code = text.partition(FENCE)
     words: list[str] = []
     ends: list[int] = []
     runs = [0] * (_LONGEST_WORDS + 1)

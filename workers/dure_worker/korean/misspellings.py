@@ -9,12 +9,13 @@ from functools import cache
 from importlib import resources
 
 from dure.errors import SettingsError
+from dure_worker.korean import readings
 from dure_worker.korean.sentence import Change, Draft
 
 _FILE = "misspellings.tsv"
-_FINAL_RIEUL, _FINALS, _FIRST = 8, 28, 0xAC00
-_RIEUL = "".join(chr(code) for code in range(_FIRST, 0xD7A4) if (code - _FIRST) % _FINALS == _FINAL_RIEUL)
-_PAST = "".join(chr(code) for code in range(_FIRST, 0xD7A4) if (code - _FIRST) % _FINALS in (18, 20))  # ㅄ, ㅆ
+_SYLLABLES = [chr(code) for code in range(ord("가"), ord("힣") + 1)]
+_RIEUL = "".join(syllable for syllable in _SYLLABLES if readings.final(syllable) == readings.RIEUL)
+_PAST = "".join(syllable for syllable in _SYLLABLES if readings.final(syllable) in (18, 20))  # ㅄ, ㅆ
 _FAMILIES = (
     # 할꺼야 → 할 거야; 불 꺼야지 is right
     (re.compile(rf"(?<=[{_RIEUL}])꺼(?=야|예요|에요|입니다|다|니까|라고|라는|면|지)"), " 거"),

@@ -35,7 +35,7 @@ class Parse:
 
 
 @cache
-def _kiwi() -> Any:
+def kiwi() -> Any:
     """318-331 MiB; the dictionary of multi-word names would be 190 MiB more. Threads of its own would take the engine's
     cores.
     """
@@ -52,22 +52,15 @@ def load() -> None:
 def join(morphemes: list[tuple[str, str]]) -> str:
     """One word of its morphemes, form and tag."""
     with _lock:
-        word: str = _kiwi().join(morphemes)
+        word: str = kiwi().join(morphemes)
     return word
-
-
-def rewritten(text: str) -> str:
-    """As Kiwi would write it, morphemes joined anew and its own spacing: what the editor is compared with."""
-    with _lock:
-        written: str = _kiwi().space(_kiwi().join(_kiwi().tokenize(text)))
-    return written
 
 
 def blanks(text: str) -> list[int]:
     """Places in a sentence where Kiwi would put a blank and there is none."""
     seen = masks.hidden(text)
     with _lock:
-        spaced: str = _kiwi().space(seen)
+        spaced: str = kiwi().space(seen)
     found, place = [], 0
     for letter in spaced:
         if place < len(seen) and letter == seen[place]:
@@ -83,6 +76,6 @@ def parse(text: str) -> Parse:
     """Of one sentence; what is masked is a foreign word to it."""
     with _lock:
         tokens: list[Any]
-        tokens, score = _kiwi().analyze(masks.hidden(text), top_n=1)[0]
+        tokens, score = kiwi().analyze(masks.hidden(text), top_n=1)[0]
     found = tuple(Morpheme(each.form, str(each.tag), each.start, each.start + each.len) for each in tokens)
     return Parse(found, float(score))

@@ -4,7 +4,7 @@ import re
 from string import ascii_letters
 
 _FIRST, _LAST, _FINALS = ord("가"), ord("힣"), 28
-_RIEUL = 8
+RIEUL = 8
 # Digits: 영 일 이 삼 사 오 육 칠 팔 구.
 _DIGITS = {"0": "영", "1": "일", "2": "이", "3": "삼", "4": "사", "5": "오", "6": "육", "7": "칠", "8": "팔", "9": "구"}
 # Zeros at the end: 십 백 천 만 십만 백만 천만 억 …
@@ -85,7 +85,7 @@ def _of_latin(word: str) -> int | None:
         return _final_of(_LETTERS[letters[-1].lower()])
     low = letters.lower()
     if low.endswith(("l", "ll", "le")):
-        return _RIEUL
+        return RIEUL
     if low.endswith(_CLOSED):
         return 4
     # Other words are read in more ways than one.
