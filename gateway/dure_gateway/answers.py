@@ -5,7 +5,6 @@ from typing import Annotated, Any
 from fastapi import Depends
 
 from dure.job import JobRecord, JobState
-from dure.persona import Style
 from dure_gateway.problems import Problem, language_of
 from dure_gateway.texts import Text
 
@@ -62,13 +61,13 @@ def job_answer(job: JobRecord, queue_position: int | None, language: str) -> dic
     return answer
 
 
-def chat_answer(job: JobRecord, style: Style) -> dict[str, Any]:
+def chat_answer(job: JobRecord, style: str | None) -> dict[str, Any]:
     """A finished job as `POST /api/chat` answers it."""
     return {
         "reply": job.reply or "",
         "job_id": job.id,
         "conversation_id": job.conversation_id,
-        "style": style.value,
+        "style": style,
         "finish_reason": job.finish_reason if job.state is JobState.DONE else job.state.value,
         "usage": job.usage.to_dict(),
         "timings": job.timings(),

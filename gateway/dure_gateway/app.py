@@ -10,7 +10,7 @@ import dure
 from dure.settings import Settings
 from dure_gateway import problems
 from dure_gateway.middleware.body_limit import BodyLimit
-from dure_gateway.routes import chat, health, jobs, openai, web
+from dure_gateway.routes import chat, health, jobs, openai, personas, web
 from dure_gateway.services import Services
 from dure_gateway.settings import GatewaySettings
 
@@ -32,7 +32,7 @@ def make_app(settings: Settings, gateway: GatewaySettings) -> FastAPI:
         middleware=[Middleware(BodyLimit, max_kib=gateway.max_body_kib)],
     )
     problems.install(app)
-    for routes in (chat, jobs, openai, health):
+    for routes in (chat, personas, jobs, openai, health):
         app.include_router(routes.router)
     app.router.routes.extend(web.routes())
     return app

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from dure.errors import IdempotencyConflict, QueueFull, StoreError, StoreUnavailable
+from dure.errors import IdempotencyConflict, PersonaUnknown, QueueFull, StoreError, StoreUnavailable
 from dure_gateway.texts import Text, choose_language, validation_text
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         return _invalid(error).respond(language_of(request))
+
+    @app.exception_handler(PersonaUnknown)
+    async def on_persona(request: Request, error: PersonaUnknown) -> JSONResponse:
+        values = {"expected": ", ".join(error.known), "near": error.near}
+        return Problem(422, Text.NOT_A_CHOICE, error.field, values).respond(language_of(request))
 
     @app.exception_handler(StoreError)
     async def on_store(request: Request, error: StoreError) -> JSONResponse:

@@ -9,7 +9,17 @@ from pydantic_core import PydanticCustomError
 
 from dure.edits import Pass
 from dure.job import SINCE_SCHEMA_2, JobPayload, Message, Overflow, Sampling
-from dure.persona import Personality, Style
+from dure.persona import DEFAULT_PERSONALITY, DEFAULT_STYLE
+from dure.sampling_ranges import (
+    DryAllowedLength,
+    DryBase,
+    DryMultiplier,
+    MinP,
+    RepetitionPenalty,
+    Temperature,
+    TopK,
+    TopP,
+)
 from dure.writing import Script
 
 # Far above any context that fits a 3 GB box; the worker's context decides, this only bounds what is stored.
@@ -48,26 +58,24 @@ class Request(BaseModel):
 
 
 class SamplingFields(Request):
-    """What the worker does not find here, it takes from its model's defaults."""
+    """What is not said here, the personality and the style may say, and else the worker's model."""
 
     max_tokens: MaxTokens | None = None
     stop: Stop = []
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=1, le=1000)
-    min_p: float | None = Field(default=None, ge=0, le=1)
-    repetition_penalty: float | None = Field(default=None, ge=0.5, le=2)
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
-    dry_multiplier: float | None = Field(
+    dry_multiplier: DryMultiplier | None = Field(
         default=None,
-        ge=0,
-        le=5,
         description="Above 0: what would make a repeated run of tokens longer loses dry_multiplier * dry_base ** (its "
         "length - dry_allowed_length) of its logit. 0.8 suits Korean.",
     )
-    dry_base: float | None = Field(default=None, ge=1, le=4)
-    dry_allowed_length: int | None = Field(
-        default=None, ge=1, le=100, description="Tokens. From 2 on, Korean endings may repeat."
+    dry_base: DryBase | None = None
+    dry_allowed_length: DryAllowedLength | None = Field(
+        default=None, description="Tokens. From 2 on, Korean endings may repeat."
     )
     logit_bias: LogitBias | None = None
     scripts: Scripts | None = None
@@ -86,10 +94,17 @@ class ChatRequest(SamplingFields):
     """One question, with the conversation kept by the server."""
 
     message: Content = Field(examples=["안녕하세요! 오늘 날씨가 어때요?"])
-    style: Style = Field(
-        default=Style.POLITE, description="polite 합쇼체, casual 해요체, expert 합쇼체 with terms kept"
+    style: str | None = Field(
+        default=None,
+        description="One of GET /api/personas: polite 합쇼체, casual 해요체, intimate 해체, expert 합쇼체 with terms "
+        "kept, or one of the operator's. Default: the personality's own, which is polite unless the operator says "
+        "otherwise.",
+        examples=["casual"],
     )
-    personality: Personality = Personality.HELPFUL
+    personality: str = Field(
+        default=DEFAULT_PERSONALITY,
+        description="One of GET /api/personas: helpful, warm, concise, playful, or one of the operator's.",
+    )
     conversation_id: ConversationId | None = Field(
         default=None, description="From an earlier answer, to go on with it."
     )
@@ -104,8 +119,8 @@ class ChatRequest(SamplingFields):
     def payload(self, history: list[Message], max_tokens: int) -> JobPayload:
         return JobPayload(
             messages=[*history, Message("user", self.message)],
-            style=self.style.value,
-            personality=self.personality.value,
+            style=self.style,
+            personality=self.personality,
             max_tokens=self.max_tokens or max_tokens,
             stop=self.stop,
             sampling=self.sampling(),
@@ -114,11 +129,11 @@ class ChatRequest(SamplingFields):
         )
 
     def as_sent(self) -> str:
-        """What an idempotency key stands for. Fields of later releases count where they are used: a request that is
-        repeated to a newer gateway is still the same.
+        """What an idempotency key stands for. Fields of later releases count where they are used, and earlier ones
+        wrote a style that nobody had named: a request that is repeated to a newer gateway is still the same.
         """
         unused = {name for name in (*SINCE_SCHEMA_2, "overflow", "edits") if getattr(self, name) is None}
-        return self.model_dump_json(exclude=unused)
+        return self.model_copy(update={"style": self.style or DEFAULT_STYLE}).model_dump_json(exclude=unused)
 
 
 Keep = Annotated[bool, Field(description="true: go on when this client leaves; GET /v1/jobs/{id} then has the answer.")]
@@ -159,13 +174,17 @@ class CompletionRequest(BaseModel):
     max_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
     stop: Stop | Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
     logit_bias: LogitBias | None = None
     n: Literal[1] = 1
-    style: Style | None = Field(default=None, description="Extension. Unset: the messages' own system text rules.")
-    personality: Personality | None = Field(default=None, description="Extension.")
+    style: str | None = Field(
+        default=None,
+        description="Extension: one of GET /api/personas. Without style and personality the messages' own system text "
+        "rules.",
+    )
+    personality: str | None = Field(default=None, description="Extension: one of GET /api/personas.")
     edits: Edits | None = None
     keep: Keep = False
 

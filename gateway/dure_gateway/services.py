@@ -11,7 +11,7 @@ import redis
 from anyio import to_thread
 from fastapi import Request, Response
 
-from dure import broker
+from dure import broker, persona
 from dure.errors import StoreError
 from dure.job import JobRecord
 from dure.job_store import JobStore, NewJob, connect
@@ -37,6 +37,7 @@ class Services:
     def __init__(self, settings: Settings, gateway: GatewaySettings) -> None:
         url = settings.require_redis_url()
         self.settings = gateway
+        self.personas = persona.load(persona.own_folder(gateway.personas, settings.home))
         client = connect(url, Settings.redis_timeout_s)
         durability = inspect_server(client)
         self.store = JobStore(client, waits_for_disk=durability is Durability.WAITED)

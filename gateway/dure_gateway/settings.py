@@ -1,5 +1,6 @@
 """Settings of the gateway, from variables named DURE_GATEWAY_<FIELD>."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -25,6 +26,11 @@ class GatewaySettings(SectionSettings):
     )
     max_body_kib: int = Field(default=256, ge=1, le=65536, description="Largest request body (413 beyond).")
     max_tokens: int = Field(default=256, ge=1, description="Length of an answer when the request names none.")
+    personas: Path | None = Field(
+        default=None,
+        description="Folder with styles and personalities of your own. Unset: `personas` in the state folder, if it is "
+        "there. Read once; a file that cannot be used stops the start.",
+    )
     deadline_s: float = Field(
         default=300, ge=1, le=590, description="A job unanswered for so long fails with `expired` or `deadline`."
     )

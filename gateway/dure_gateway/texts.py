@@ -209,10 +209,15 @@ class Text(Enum):
         return str(self.value[0])
 
     def render(self, language: str, values: dict[str, Any]) -> tuple[str, str]:
-        """Message and remedy in "ko" or "en"."""
+        """Message and remedy in "ko" or "en". near, among the values: what was perhaps meant."""
         _, *texts = self.value
         message, remedy = texts[:2] if language == "ko" else texts[2:]
+        if values.get("near"):
+            remedy = f"{_DID_YOU_MEAN[language]} {remedy}"
         return message.format(**values), remedy.format(**values)
+
+
+_DID_YOU_MEAN = {"ko": "혹시 ‘{near}’인가요?", "en": "Did you mean '{near}'?"}
 
 
 def choose_language(accept_language: str) -> str:

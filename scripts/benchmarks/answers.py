@@ -6,7 +6,6 @@ for people to judge. One generation serves both columns: as generated, up to whe
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,15 +19,17 @@ from benchmarks import machine
 from benchmarks.report import footer, save
 from dure import catalog
 from dure.edits import Pass
-from dure.job import Message, Sampling
+from dure.job import JobPayload, Message, Sampling
 from dure.settings import Settings
-from dure_worker.conversation.persona import register_of, system_text
+from dure_worker.conversation.persona import persona_of, register_of
 from dure_worker.engines import GenerateRequest
 from dure_worker.engines.llama import LlamaEngine
-from dure_worker.korean import endings, foreign, parser, register
+from dure_worker.korean import completeness, endings, foreign, parser, register
 from dure_worker.korean.editor import KoreanEditor, edited
 from dure_worker.korean.endings import Register
+from dure_worker.runner import Reply
 from dure_worker.settings import WorkerSettings
+from dure_worker.whole_answer import whole_answer
 from dure_workshop.fetch import Fetcher
 
 PROMPTS = Path(__file__).parent / "korean_sets" / "prompts.tsv"
@@ -36,8 +37,6 @@ RESULT = Path("scripts/results/answers.md")
 _MAX_TOKENS = 256
 _SAMPLED = 50
 _ERRORS = [Pass.UNICODE, Pass.MISSPELLINGS, Pass.SPACING, Pass.JOSA, Pass.PUNCTUATION]
-# Items of lists end without a mark.
-_COMPLETE = re.compile(r"(?:[.!?…]+[\"'”’)\]*]*|```)$|(?:^|\n)\s*(?:[-*+]|\d+\.|\|)[^\n]*$")
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def answers(engine: LlamaEngine, conversations: list[list[str]], seed: int) -> l
 
 
 def _conversation(engine: LlamaEngine, style: str, *questions: str, seed: int) -> list[Answer]:
-    messages = [Message("system", system_text(style, "helpful"))]
+    messages = [Message("system", persona_of(JobPayload([], style)).system)]
     found = []
     for question in questions:
         messages.append(Message("user", question))
@@ -83,26 +82,37 @@ def _answer(engine: LlamaEngine, style: str, messages: list[Message], seed: int)
     scripts = foreign.scripts_for(message.content for message in messages[1:])
     sampling = Sampling(seed=seed, scripts=scripts)
     request = GenerateRequest(f"{seed}/{len(messages)}", messages, _MAX_TOKENS, sampling=sampling)
-    editor = KoreanEditor(register=register_of(style))
-    raw, text, reason = "", "", ""
-    for token in engine.generate(request):
+    reply = Reply(
+        passes=list(Pass),
+        register=register_of(JobPayload([], style)),
+        is_native=scripts is not None,
+        max_tokens=_MAX_TOKENS,
+    )
+    raw, reason = "", ""
+    generated: list[str] = []  # at the limit, where it is reached
+
+    def is_torn() -> bool:
+        generated.append(raw)
+        return reply.is_torn
+
+    for token in whole_answer(engine, request, is_torn):
         raw, reason = raw + token.text, token.finish_reason
-        text += "".join(sentence.text for sentence in editor.feed(token.text))
-        if editor.is_looping:
+        reply.feed(token.text)
+        if reply.is_looping:
             break
-    text += "".join(sentence.text for sentence in editor.finish(is_cut=reason != "stop"))
-    return Answer(style, messages[-1].content, raw.rstrip(), text.rstrip())
+    reply.finish(is_cut=reason != "stop")
+    return Answer(style, messages[-1].content, (generated or [raw])[0].rstrip(), reply.text.rstrip())
 
 
 def judged(found: list[Answer], text_of: Callable[[Answer], str]) -> Figures:
     sentences = [(each, sentence.text) for each in found for sentence in edited(text_of(each), passes=[])]
     wrong = [bool(sentence.edits) for each in found for sentence in edited(text_of(each), passes=_ERRORS)]
-    spoken = [(_register(text), register_of(each.style)) for each, text in sentences]
+    spoken = [(_register(text), register_of(JobPayload([], each.style))) for each, text in sentences]
     clear = [(is_, wanted) for is_, wanted in spoken if is_ is not None]
     return Figures(
         sentences_with_errors=sum(wrong) / len(wrong),
         register_kept=sum(is_ is wanted for is_, wanted in clear) / len(clear),
-        replies_complete=sum(bool(_COMPLETE.search(text_of(each).rstrip())) for each in found) / len(found),
+        replies_complete=sum(completeness.is_complete(text_of(each)) for each in found) / len(found),
         replies_with_loops=sum(_loops(text_of(each)) for each in found),
         replies_with_foreign_letters=sum(foreign.has_letters(text_of(each)) for each in found),
     )

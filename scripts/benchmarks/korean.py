@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def own_registers() -> list[tuple[str, str, Register]]:
         others = [text for text in (plain,) if text != "-"]
         found += [(text, formal, Register.FORMAL) for text in (polite, *others)]
         found += [(text, polite, Register.POLITE) for text in (formal, *others)]
+        found += [(text, plain, Register.PLAIN) for plain in others for text in (formal, polite)]
     return found
 
 
@@ -139,11 +141,41 @@ def by_kiwi(text: str) -> str:
     return written
 
 
+def by_kss(text: str) -> str:
+    from kss import Kss  # noqa: PLC0415
+
+    spaced: str = Kss("correct_spacing")(text)
+    return spaced
+
+
+def by_soynlp(text: str) -> str:
+    from soynlp.normalizer import repeat_normalize  # noqa: PLC0415
+
+    normalized: str = repeat_normalize(text, num_repeats=2)
+    return normalized
+
+
+def by_tossi(text: str) -> str:
+    from tossi import pick  # noqa: PLC0415
+
+    changed = text
+    for match in reversed(list(josa.candidates(text))):
+        start, end = match.span("josa")
+        changed = changed[:start] + pick(match["word"], match["josa"]) + changed[end:]
+    return changed
+
+
 EDITORS: dict[str, Edit] = {
     "dure": edit,
     "final consonant alone": by_final_consonant,
     "Kiwi, join and space": by_kiwi,
     "nothing": lambda text: text,
+}
+# What each does of all this, where it is installed (.venv/bin/pip install kss soynlp tossi).
+PEERS: dict[str, tuple[str, Edit]] = {
+    "kss": ("kss, correct_spacing", by_kss),
+    "soynlp": ("soynlp, repeat_normalize", by_soynlp),
+    "tossi": ("tossi on each particle", by_tossi),
 }
 
 
@@ -195,7 +227,8 @@ def main() -> None:
     if is_own:
         pairs = own_pairs() | {"josa, broken on purpose": broken_particles(more), "misspellings, listed": listed()}
     registers = own_registers()
-    found = {name: scored(editor, clean, pairs) for name, editor in EDITORS.items()}
+    editors = EDITORS | dict(peer for package, peer in PEERS.items() if find_spec(package))
+    found = {name: scored(editor, clean, pairs) for name, editor in editors.items()}
     times = milliseconds(clean)
     reached = register_reached(registers)
     _show(clean, pairs, registers, given.show)

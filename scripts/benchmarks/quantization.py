@@ -24,7 +24,7 @@ from dure_workshop.ark_perplexity import ark_perplexity
 from dure_workshop.fetch import Fetcher
 from dure_workshop.perplexity import perplexity
 
-RESULT = Path("scripts/results/quantization.md")
+RESULTS = Path("scripts/results")
 MODEL = "qwen2.5-coder-0.5b-korean"
 RECIPES = {
     "as in the file": AS_IN_THE_FILE,
@@ -104,16 +104,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(WorkerSettings.read().num_threads)
     text = texts.sample(options.characters)
-    lines, figures = [], {}
+    figures = {}
+    chosen = "".join(f" --recipe '{name}'" for name in options.recipe or ())
     for name in options.model or [MODEL]:
         found = measure(name, text, options.recipe or list(RECIPES))
-        lines += table(name, found)
+        command = f"scripts/bench quantization --model {name}{chosen} --characters {options.characters}"
+        lines = [*table(name, found), *footer(command)]
+        # A model has a file of its own: a run of all takes an hour.
+        save(RESULTS / f"quantization-{name}.md", "\n".join(lines))
+        print("\n".join(lines))
         figures[name] = [vars(row) for row in found]
-    chosen = "".join(f" --model {name}" for name in options.model or ())
-    chosen += "".join(f" --recipe '{name}'" for name in options.recipe or ())
-    lines += footer(f"scripts/bench quantization{chosen} --characters {options.characters}")
-    save(RESULT, "\n".join(lines))
-    print("\n".join(lines))
     if options.json:
         print(json.dumps({"machine": machine.describe(), "models": figures}, default=str))
 

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from dure import __version__, artifact, catalog, doctor_cli, jobs_cli, model_cli, run_file, workers_cli
+from dure import __version__, artifact, catalog, doctor_cli, jobs_cli, model_cli, personas_cli, run_file, workers_cli
 from dure.cli_shared import cell, require
 from dure.errors import DureError
-from dure.persona import Personality, Style
+from dure.persona import DEFAULT_PERSONALITY
 from dure.settings import Settings
 
 app = typer.Typer(
@@ -65,13 +65,14 @@ def up(
     host: Annotated[
         str, typer.Option(envvar="DURE_GATEWAY_HOST", help="Address of API and page. 0.0.0.0: reachable from the LAN.")
     ] = "127.0.0.1",
+    personas: personas_cli.FolderOption = None,
 ) -> None:
     """Start everything on this machine: Valkey, gateway, worker and Flower. Ctrl-C stops it."""
     require("redis", "gateway,worker")
     from dure import up as up_module  # noqa: PLC0415 - needs the gateway's and worker's packages
 
     settings = _settings(model)
-    options = up_module.UpOptions(port, web_port, flower_port, workers, host, fit)
+    options = up_module.UpOptions(port, web_port, flower_port, workers, host, fit, personas)
     up_module.run(settings, options, Console())
 
 
@@ -116,8 +117,8 @@ def worker(
 @app.command()
 def chat(
     url: Annotated[str | None, typer.Option(help="The gateway. Default: the one that runs on this machine.")] = None,
-    style: Style = Style.CASUAL,
-    personality: Personality = Personality.HELPFUL,
+    style: Annotated[str, typer.Option(help="One of `dure personas`, as the gateway has them.")] = "casual",
+    personality: Annotated[str, typer.Option(help="The same.")] = DEFAULT_PERSONALITY,
 ) -> None:
     """Talk in the terminal."""
     from dure.client import Client  # noqa: PLC0415 - the other commands need no HTTP
@@ -132,6 +133,7 @@ def chat(
 
 
 app.command()(workers_cli.workers)
+app.command()(personas_cli.personas)
 app.add_typer(jobs_cli.app, name="jobs")
 app.command()(doctor_cli.doctor)
 app.add_typer(model_cli.app, name="model")

@@ -16,7 +16,6 @@ import httpx
 
 from dure.errors import ClientError
 from dure.job import Overflow
-from dure.persona import Personality, Style
 from dure.writing import Script
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -73,8 +72,8 @@ class Job:
 class ChatOptions(TypedDict, total=False):
     """Fields of `POST /api/chat` beside the message; the gateway's defaults stand in for what is left out."""
 
-    style: Style | str
-    personality: Personality | str
+    style: str
+    personality: str
     conversation_id: str | None
     model: str | None
     max_tokens: int

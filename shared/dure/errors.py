@@ -3,6 +3,8 @@
 DureError
 ├── SettingsError          a setting is unknown, malformed or impossible
 │   └── EngineMissing      the packages of the named engine are not installed
+├── PersonaError           a file of a style or personality cannot be used
+├── PersonaUnknown         no such style or personality
 ├── ModelError             the model cannot be had or is not what it should be
 │   ├── ModelUnknown       no such name in the catalogue
 │   ├── ModelMissing       known, but not on this machine
@@ -33,6 +35,20 @@ class SettingsError(DureError):
 
 class EngineMissing(SettingsError):
     pass
+
+
+class PersonaError(DureError):
+    pass
+
+
+class PersonaUnknown(DureError):
+    """field: style or personality. near: the one of the known names that was perhaps meant."""
+
+    def __init__(self, field: str, known: list[str], near: str | None) -> None:
+        super().__init__(f"there is no such {field}: name one of {', '.join(known)}")
+        self.field = field
+        self.known = known
+        self.near = near
 
 
 class ModelError(DureError):

@@ -25,12 +25,13 @@ from dure.errors import DureError
 
 # Of payload and hash; a worker leaves jobs of a newer one to newer workers instead of guessing.
 # 2: Sampling has DRY, logit_bias and scripts. A job without them is still written as 1, for workers that know no more.
-# 3: edits.
-SCHEMA = 3
+# 3: edits. 4: persona.
+SCHEMA = 4
 MAX_ATTEMPTS = 3
 
 Role = Literal["system", "user", "assistant"]
 Overflow = Literal["refuse", "window"]
+RegisterName = Literal["formal", "polite", "plain"]  # 합쇼체, 해요체, 해체
 
 
 class JobState(StrEnum):
@@ -59,6 +60,22 @@ class Message:
 
     role: Role
     content: str
+
+
+@dataclass(frozen=True)
+class Persona:
+    """How an answer speaks.
+
+    system      its text; a client's own system message comes behind it
+    examples    turns of user and assistant, put before the conversation
+    register    what the Korean editor keeps the answer to. None: nothing
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    system: str
+    examples: list[Message] = field(default_factory=list)
+    register: RegisterName | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +116,10 @@ SINCE_SCHEMA_2 = ("dry_multiplier", "dry_base", "dry_allowed_length", "logit_bia
 class JobPayload:
     """What a worker needs to answer, complete in itself.
 
-    style and personality are None where the client's own system message rules alone. overflow: what happens when prompt
-    and answer outgrow the worker's context; None is `refuse`. edits: passes of the Korean editor (`dure.edits.Pass`)
-    that may run, of those that the worker runs; None: all of them. schema: 0 means the oldest that can say the rest.
+    style and personality are None where the client's own system message rules alone. persona: what they say; None: the
+    worker has it by their names. overflow: what happens when prompt and answer outgrow the worker's context; None is
+    `refuse`. edits: passes of the Korean editor (`dure.edits.Pass`) that may run, of those that the worker runs; None:
+    all of them. schema: 0 means the oldest that can say the rest.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -114,16 +132,18 @@ class JobPayload:
     sampling: Sampling = Sampling()
     overflow: Overflow | None = None
     edits: list[str] | None = None
+    persona: Persona | None = None
     schema: int = 0
 
     def __post_init__(self) -> None:
         own = 1 if self.overflow is None else 2
         own = own if self.edits is None else 3
+        own = own if self.persona is None else 4
         object.__setattr__(self, "schema", max(self.schema, self.sampling.schema, own))
 
     def to_json(self) -> str:
         raw = asdict(self)
-        for name in ("overflow", "edits"):
+        for name in ("overflow", "edits", "persona"):
             if raw[name] is None:
                 del raw[name]
         raw["sampling"] = {

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import TypeVar
 
 import httpx
 from rich.console import Console
@@ -12,9 +11,7 @@ from rich.text import Text
 from dure.client import ChatReply, Client, StreamEvent
 from dure.errors import ClientError
 from dure.events import tidy
-from dure.persona import Personality, Style
-
-E = TypeVar("E", Style, Personality)
+from dure.persona import PERSONALITIES, STYLES
 
 _HELP = """/새로, /new          새 대화를 시작합니다. / Start a new conversation.
 /말투, /style 이름   말투를 바꿉니다. / Change the style: {styles}
@@ -22,14 +19,14 @@ _HELP = """/새로, /new          새 대화를 시작합니다. / Start a new c
 /기록, /history      지금까지의 대화를 봅니다. / Show the conversation.
 /끝, /quit           나갑니다. / Leave.
 답이 나오는 동안 Ctrl-C를 누르면 그 답만 멈춥니다. / Ctrl-C stops a running answer.""".format(
-    styles=", ".join(Style), personalities=", ".join(Personality)
+    styles=", ".join(STYLES), personalities=", ".join(PERSONALITIES)
 )
 
 
 class TerminalChat:
     """read() returns the next line typed and raises EOFError at the end of input."""
 
-    def __init__(self, client: Client, console: Console, style: Style, personality: Personality) -> None:
+    def __init__(self, client: Client, console: Console, style: str, personality: str) -> None:
         self._client = client
         self._console = console
         self._style = style
@@ -60,21 +57,14 @@ class TerminalChat:
         elif name in {"/기록", "/history"}:
             for question, answer in self._turns:
                 self._console.print(Text(f"› {question}", "cyan"), Text(answer), sep="\n")
-        elif name in {"/말투", "/style"}:
-            self._style = self._choose(Style, value, self._style)
-        elif name in {"/성격", "/mood"}:
-            self._personality = self._choose(Personality, value, self._personality)
+        elif name in {"/말투", "/style"} and value.strip():
+            self._style = value.strip()
+            self._note(f"→ {self._style}")
+        elif name in {"/성격", "/mood"} and value.strip():
+            self._personality = value.strip()
+            self._note(f"→ {self._personality}")
         else:
             self._console.print(_HELP, style="dim", highlight=False)
-
-    def _choose(self, kind: type[E], value: str, current: E) -> E:
-        try:
-            chosen = kind(value.strip())
-        except ValueError:
-            self._note(f"다음 가운데 하나를 고르세요. / Choose one of: {', '.join(kind)}")
-            return current
-        self._note(f"→ {chosen.value}")
-        return chosen
 
     def _ask(self, question: str) -> None:
         answer = _Answer()
@@ -96,7 +86,7 @@ class TerminalChat:
         except KeyboardInterrupt:
             self._note("멈췄습니다. / Stopped.")
         except ClientError as error:
-            self._console.print(f"{error}", style="red", highlight=False)
+            self._console.print(Text(f"{error}", "red"))
         except httpx.TransportError as error:
             self._console.print(
                 f"게이트웨이가 답하지 않습니다. `dure up`으로 켜 주세요. / No gateway answers: run `dure up`. "
@@ -110,7 +100,7 @@ class TerminalChat:
             self._note(_figures(answer.reply))
 
     def _note(self, text: str) -> None:
-        self._console.print(text, style="dim", highlight=False)
+        self._console.print(Text(text, "dim"))
 
 
 class _Answer:

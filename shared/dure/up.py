@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
-from dure import embedded_redis, run_file, supervisor
+from dure import embedded_redis, persona, run_file, supervisor
 from dure.catalog import SCRIPTED
 from dure.children import Child, Children
 from dure.errors import DureError, ModelUnavailable, SettingsError
@@ -43,6 +43,7 @@ class UpOptions:
     num_workers: int
     host: str = "127.0.0.1"
     fit: bool = False  # see DURE_WORKER_FIT
+    personas: Path | None = None  # see DURE_GATEWAY_PERSONAS
 
 
 class Stopper:
@@ -78,6 +79,7 @@ def run(settings: Settings, options: UpOptions, console: Console) -> None:
     require_writable(settings.home)
     with _only_one(settings.home):
         _check_ports(options)
+        persona.load(persona.own_folder(options.personas, settings.home))  # said now, not by a dying gateway
         fetch_model(settings.model)
         stopper = Stopper()
         children = Children(lambda text: console.print(f"[yellow]{text}[/]", highlight=False))
@@ -152,6 +154,7 @@ def _start(settings: Settings, options: UpOptions, children: Children, stopper: 
         "DURE_GATEWAY_HOST": options.host,
         "DURE_GATEWAY_PORT": str(options.port),
         "DURE_GATEWAY_WEB_PORT": str(options.web_port),
+        **({"DURE_GATEWAY_PERSONAS": str(options.personas)} if options.personas else {}),
     }
     password = secrets.token_urlsafe(12)
     for child in _programs(options, environ, password, logs):

@@ -150,6 +150,7 @@ BAD_REQUESTS: list[tuple[dict[str, Any], str, str]] = [
     ({"message": 3}, "wrong_type", "message"),
     ({"message": "가" * 64_001}, "too_long", "message"),
     ({"message": "네", "style": "rude"}, "not_a_choice", "style"),
+    ({"message": "네", "style": 5}, "wrong_type", "style"),
     ({"message": "네", "personality": ""}, "not_a_choice", "personality"),
     ({"message": "네", "max_tokens": 0}, "out_of_range", "max_tokens"),
     ({"message": "네", "temperature": 9}, "out_of_range", "temperature"),

@@ -283,7 +283,9 @@ def test_a_terminal_chat_streams_answers_and_keeps_its_history(terminal: Termina
     terminal.type("/history\n")
     terminal.wait_for("› 두레가 뭐예요?")
     terminal.type("/style rude\n")
-    terminal.wait_for("polite, casual, expert")
+    terminal.wait_for("→ rude")
+    terminal.type("들려요?\n")
+    terminal.wait_for("polite, casual, intimate, expert")
     terminal.type("/quit\n")
     assert terminal.process.wait(DEADLINE_S) == 0
 

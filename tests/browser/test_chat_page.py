@@ -174,6 +174,42 @@ def test_the_chosen_style_and_personality_are_sent_and_remembered(page: Page) ->
     expect(page.locator("#personality")).to_have_value("concise")
 
 
+def test_the_choices_are_those_of_the_gateway(page: Page) -> None:
+    korean = ["격식 있게(합니다)", "친근하게(해요)", "편하게(반말)", "전문가답게"]
+    expect(page.locator("#style option")).to_have_text(korean)
+    expect(page.locator("#personality option")).to_have_text(["알차게", "따뜻하게", "간결하게", "재치 있게"])
+    with unwatched(page, locale="en-US") as other:
+        expect(other.locator("#style option")).to_have_text(["Formal", "Friendly", "Informal", "Expert"])
+        expect(other.locator("#style")).to_have_value("polite")
+
+
+def test_an_operators_own_personality_is_offered_as_text_and_remembered(page: Page) -> None:
+    title = {"ko": "<b>구청</b> 안내", "en": "District office"}
+    offered = {
+        "styles": [{"name": "casual", "title": {"ko": "해요", "en": "Friendly"}}],
+        "personalities": [{"name": name, "title": title} for name in ("helpful", "clerk")],
+    }
+    page.route("**/api/personas", lambda route: route.fulfill(json=offered))
+    page.reload()
+    expect(page.locator("#style")).to_have_value("casual")
+    expect(page.locator("#personality option")).to_have_text([title["ko"]] * 2)
+    page.select_option("#personality", "clerk")
+    page.reload()
+    expect(page.locator("#personality")).to_have_value("clerk")
+    with page.expect_request("**/v1/jobs") as request:
+        ask(page, "등본은요?")
+    assert request.value.post_data_json["personality"] == "clerk"
+
+
+def test_without_the_gateways_list_the_page_offers_what_it_knows(page: Page) -> None:
+    with unwatched(page) as other:
+        other.route("**/api/personas", lambda route: route.fulfill(status=500, body="no list"))
+        with other.expect_response("**/api/personas"):
+            other.reload()
+        expect(other.locator("#style option")).to_have_text(["격식 있게(합니다)", "친근하게(해요)", "전문가답게"])
+        other.select_option("#style", "casual")
+
+
 def test_a_second_question_carries_the_conversation_of_the_first(page: Page) -> None:
     with page.expect_response("**/v1/jobs") as response:
         ask(page, "제 이름은 민지예요")

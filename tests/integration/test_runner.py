@@ -10,9 +10,10 @@ import redis
 from dure import job_views, keys
 from dure.errors import EngineError
 from dure.events import Draft, EventType
-from dure.job import JobRecord, Sampling
+from dure.job import JobPayload, JobRecord, Message, Persona, Sampling
 from dure.job_store import JobStore, Lost, connect
 from dure.worker_registry import WorkerRegistry
+from dure_worker import runner
 from dure_worker.engines import GenerateRequest, Token
 from dure_worker.engines.scripted import ScriptedEngine
 from dure_worker.lifecycle import Lifecycle
@@ -85,6 +86,39 @@ def test_the_torn_last_sentence_is_cut_from_the_reply(rig: Callable[..., Rig], s
     assert job.reply == "“두레가 뭐예요?”라고 물으셨습니다."
 
 
+def test_a_single_torn_sentence_comes_to_its_end(rig: Callable[..., Rig], store: JobStore) -> None:
+    store.submit(new_job("a", payload=payload(max_tokens=3)), max_queued=10)
+    rig().runner.run("a")
+    job = ended(store, "a", "done")
+    assert job.finish_reason == "length"
+    assert job.reply == "“두레가 뭐예요?”라고 물으셨습니다."
+    assert job.usage.completion_tokens > 3
+
+
+def test_where_the_clients_own_words_rule_its_limit_is_strict(rig: Callable[..., Rig], store: JobStore) -> None:
+    store.submit(new_job("a", payload=JobPayload([Message("user", "두레가 뭐예요?")], max_tokens=5)), max_queued=10)
+    rig().runner.run("a")
+    job = ended(store, "a", "done")
+    assert job.usage.completion_tokens == 5
+    assert job.reply
+    assert not job.reply.endswith(".")
+
+
+def test_what_is_held_too_long_comes_in_parts_that_make_up_the_answer(
+    rig: Callable[..., Rig], store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = rig()
+    for name, hold_s in (("whole", 1e9), ("parted", 0.0)):
+        monkeypatch.setattr(runner, "_HOLD_S", hold_s)
+        store.submit(new_job(name, payload=payload(max_tokens=200)), max_queued=10)
+        made.runner.run(name)
+    whole, parted = ([each for each in events(store, name) if each.type == "sentence"] for name in ("whole", "parted"))
+    assert len(parted) > len(whole)
+    assert "".join(each.text for each in parted) == "".join(each.text for each in whole)
+    assert sum(each.replaces for each in parted) == sum(each.replaces for each in whole)
+    assert ended(store, "parted", "done").reply == ended(store, "whole", "done").reply
+
+
 class LoopingEngine(ScriptedEngine):
     """Says the same for ever, and counts how often."""
 
@@ -150,6 +184,22 @@ def test_foreign_letters_are_kept_out_unless_the_conversation_is_about_them(
     assert {"hangul", "latin"} <= set(guarded)
     assert not {"han", "hiragana", "katakana"} & set(guarded)
     assert others == [None, None, ["hangul"], None]
+
+
+def test_a_persona_that_came_with_its_job_is_said_to_the_engine(rig: Callable[..., Rig], store: JobStore) -> None:
+    asked: list[GenerateRequest] = []
+
+    class Listening(ScriptedEngine):
+        def generate(self, request: GenerateRequest) -> Generator[Token]:
+            asked.append(request)
+            yield Token("네.", "stop")
+
+    examples = [Message("user", "등본은요?"), Message("assistant", "3번 창구입니다.")]
+    question = payload("인감은요?", persona=Persona("안내원입니다.", examples, "formal"))
+    store.submit(new_job("a", payload=question), max_queued=10)
+    rig(Listening()).runner.run("a")
+    assert ended(store, "a", "done").reply == "네."
+    assert asked[0].messages == [Message("system", "안내원입니다."), *examples, Message("user", "인감은요?")]
 
 
 def test_a_sentence_says_how_much_of_the_draft_it_replaces(rig: Callable[..., Rig], store: JobStore) -> None:
@@ -284,8 +334,8 @@ class NotingEngine(ScriptedEngine):
 def test_a_job_that_was_begun_before_is_more_urgent_to_the_engine(rig: Callable[..., Rig], store: JobStore) -> None:
     engine = NotingEngine()
     made = rig(engine)
-    store.submit(new_job("new", payload=payload(max_tokens=2)), max_queued=10)
-    store.submit(new_job("begun", payload=payload(max_tokens=2)), max_queued=10)
+    store.submit(new_job("new", payload=payload()), max_queued=10)
+    store.submit(new_job("begun", payload=payload()), max_queued=10)
     store.claim("begun", "dead:1:x", "dead", 0.001)
     wait_for(lambda: store.expire("begun") is Lost.REQUEUED, "the end of the lease")
     made.runner.run("new")

@@ -1,7 +1,6 @@
 import pytest
 
 from dure.job import JobRecord
-from dure.persona import Style
 from dure_gateway.answers import chat_answer, job_answer, job_error, require_answer
 from dure_gateway.problems import Problem
 
@@ -46,7 +45,7 @@ def test_what_only_the_worker_could_refuse_is_told_with_its_reason(language: str
 
 
 def test_a_cancelled_answer_says_so_as_its_finish_reason() -> None:
-    answer = chat_answer(record(state="cancelled", finished="2000"), Style.CASUAL)
+    answer = chat_answer(record(state="cancelled", finished="2000"), "casual")
     assert (answer["finish_reason"], answer["reply"], answer["style"]) == ("cancelled", "", "casual")
 
 

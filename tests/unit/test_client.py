@@ -12,7 +12,6 @@ import pytest
 
 from dure.client import AsyncClient, ChatReply, Client, Job, StreamEvent, _SseReader
 from dure.errors import ClientError
-from dure.persona import Personality, Style
 
 REPLY = {
     "reply": "두레는 모임입니다.",
@@ -301,7 +300,7 @@ def test_nobody_there_is_a_transport_error(gateway: Gateway, call: Call) -> None
 
 ASKED = [
     ("chat", ("안녕",), {}, REPLY),
-    ("chat", ("안녕",), {"style": Style.CASUAL, "personality": Personality.WARM}, REPLY),
+    ("chat", ("안녕",), {"style": "casual", "personality": "clerk"}, REPLY),
     ("chat", ("안녕",), {"conversation_id": None, "model": None, "seed": 0, "temperature": 0.0, "stop": []}, REPLY),
     ("stream", ("또 안녕",), {"style": "expert", "max_tokens": 5}, REPLY),
     ("submit", ("나중에",), {"conversation_id": "c1"}, JOB),
@@ -330,7 +329,7 @@ def test_both_clients_ask_the_same(
 
 def test_a_question_is_sent_with_what_was_named_and_nothing_else(gateway: Gateway, call: Call) -> None:
     gateway.say(REPLY)
-    call(gateway.url, "chat", "안녕", style=Style.CASUAL, temperature=0.0, model=None)
+    call(gateway.url, "chat", "안녕", style="casual", temperature=0.0, model=None)
     method, path, headers, body = gateway.asked[0]
     assert (method, path) == ("POST", "/api/chat")
     assert body == {"message": "안녕", "style": "casual", "temperature": 0.0}

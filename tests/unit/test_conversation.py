@@ -1,14 +1,17 @@
 import unicodedata
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dure.errors import ContextOverflow, DureError
-from dure.job import JobPayload, Message
+from dure.job import JobPayload, Message, Persona
+from dure.persona import shipped
 from dure_worker.conversation.conversation import Conversation, Prompt
-from dure_worker.conversation.persona import system_text
+from dure_worker.conversation.persona import register_of
 from dure_worker.engines.scripted import ScriptedEngine
+from dure_worker.korean.endings import Register
 
 PROPERTY = settings(deadline=None, max_examples=200, derandomize=True)
 
@@ -29,7 +32,7 @@ def talk(num_rounds: int, question: str = "지금 질문") -> list[Message]:
     return [*(turn for pair in rounds for turn in pair), user(question)]
 
 
-def fit(messages: list[Message], context: int, *, max_tokens: int = 1, **options: str) -> Prompt:
+def fit(messages: list[Message], context: int, *, max_tokens: int = 1, **options: Any) -> Prompt:
     return Conversation(count_tokens, context).fit(JobPayload(messages, max_tokens=max_tokens, **options))
 
 
@@ -160,12 +163,15 @@ def test_the_clients_own_system_message_is_used_as_it_is() -> None:
 )
 def test_a_persona_and_the_clients_own_system_message_are_both_said(options: dict[str, str]) -> None:
     system = fit([SYSTEM, user("질문")], 2000, **options).messages[0].content
-    assert system.startswith(system_text(options.get("style"), options.get("personality")))
+    assert system.startswith(shipped().persona(options.get("style"), options.get("personality")).system)
     assert system.endswith(SYSTEM.content)
 
 
 def test_without_any_system_message_the_default_persona_speaks() -> None:
-    assert fit([user("질문")], 2000).messages == [Message("system", system_text("polite", "helpful")), user("질문")]
+    assert fit([user("질문")], 2000).messages == [
+        Message("system", shipped().persona("polite", "helpful").system),
+        user("질문"),
+    ]
 
 
 def test_several_system_messages_become_one_in_front() -> None:
@@ -187,3 +193,63 @@ def test_a_conversation_that_may_outgrow_its_context_is_left_to_the_engine() -> 
     assert prompt.messages == [SYSTEM, long[-1]]
     assert prompt.num_tokens > 100
     assert prompt.max_tokens == 500
+
+
+EXAMPLES = [user("본보기 질문"), assistant("본보기 대답")]
+CLERK = Persona("당신은 안내원입니다.", EXAMPLES, "plain")
+
+
+def test_a_persona_that_came_with_the_job_speaks_in_place_of_the_named_one() -> None:
+    head = [Message("system", CLERK.system), *EXAMPLES]
+    assert fit([user("질문")], 1000, style="clerk", personality="clerk", persona=CLERK).messages == [
+        *head,
+        user("질문"),
+    ]
+    with_own = fit([SYSTEM, user("질문")], 1000, style="polite", persona=CLERK).messages
+    assert with_own == [Message("system", f"{CLERK.system}\n\n{SYSTEM.content}"), *EXAMPLES, user("질문")]
+
+
+def test_examples_stay_when_turns_are_left_out() -> None:
+    head = [Message("system", CLERK.system), *EXAMPLES]
+    turns = talk(3)
+    for num_kept in range(3):
+        kept = [*head, *turns[len(turns) - 1 - 2 * num_kept :]]
+        prompt = fit(turns, count_tokens(kept) + 1, style="polite", persona=CLERK)
+        assert prompt.messages == kept
+        assert prompt.num_tokens == count_tokens(kept)
+
+
+def test_examples_that_leave_no_room_for_the_question_are_an_overflow() -> None:
+    whole = [Message("system", CLERK.system), *EXAMPLES, user("지금 질문")]
+    with pytest.raises(ContextOverflow) as caught:
+        fit(talk(2), count_tokens(whole), style="polite", persona=CLERK)
+    assert caught.value.num_tokens == count_tokens(whole)
+    assert fit(talk(2), count_tokens(whole), style="polite", persona=CLERK, overflow="window").messages == whole
+
+
+def test_a_personas_jamo_become_syllables_too() -> None:
+    system, example = (unicodedata.normalize("NFD", text) for text in ("안내", "예"))
+    persona = Persona(system, [user(example)])
+    assert fit([user("질문")], 1000, persona=persona).messages[:2] == [Message("system", "안내"), user("예")]
+
+
+@pytest.mark.parametrize(
+    ("payload", "register"),
+    [
+        (JobPayload([SYSTEM, user("질문")]), None),
+        (JobPayload([user("질문")], personality="warm"), None),
+        (JobPayload([user("질문")], style="polite"), Register.FORMAL),
+        (JobPayload([user("질문")], style="casual"), Register.POLITE),
+        (JobPayload([user("질문")], style="clerk", persona=CLERK), Register.PLAIN),
+        (JobPayload([user("질문")], style="clerk", persona=Persona("가")), None),
+    ],
+    ids=range(6),
+)
+def test_the_editor_keeps_to_the_register_of_the_persona(payload: JobPayload, register: Register | None) -> None:
+    assert register_of(payload) is register
+
+
+@pytest.mark.parametrize("names", [{"style": "dialect"}, {"personality": "clerk"}])
+def test_a_name_that_came_without_its_text_is_refused(names: dict[str, str]) -> None:
+    with pytest.raises(DureError, match="there is no such"):
+        fit([user("질문")], 1000, **names)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dure.job import SCHEMA, JobPayload, JobRecord, JobState, Message, PayloadError, Sampling, Usage
+from dure.job import SCHEMA, JobPayload, JobRecord, JobState, Message, PayloadError, Persona, Sampling, Usage
 from dure.job_store import NewJob
 
 PROPERTY = settings(deadline=None, max_examples=150, derandomize=True)
@@ -38,6 +38,15 @@ payloads = st.builds(
         st.one_of(st.none(), st.integers()),
         st.one_of(st.none(), st.dictionaries(st.integers(), floats)),
         st.one_of(st.none(), st.lists(texts)),
+    ),
+    persona=st.one_of(
+        st.none(),
+        st.builds(
+            Persona,
+            texts,
+            st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), texts), max_size=2),
+            st.sampled_from([None, "formal", "polite", "plain"]),
+        ),
     ),
 )
 
@@ -393,3 +402,30 @@ def test_chosen_edits_need_a_worker_that_knows_them_and_none_chosen_do_not() -> 
     assert without.schema == 1
     assert "edits" not in json.loads(without.to_json())
     assert JobPayload([Message("user", "질문")], edits=[]).schema == 3
+
+
+def test_a_persona_needs_a_worker_that_knows_it_and_names_alone_do_not() -> None:
+    payload = JobPayload([QUESTION], "clerk", "clerk", persona=Persona("안내원입니다.", [QUESTION], "plain"))
+    assert payload.schema == 4
+    assert JobPayload.from_json(payload.to_json()) == payload
+    named = JobPayload([QUESTION], "casual", "warm")
+    assert named.schema == 1
+    assert "persona" not in json.loads(named.to_json())
+
+
+@pytest.mark.parametrize(
+    "persona",
+    [
+        "안내원",
+        {},
+        {"system": None},
+        {"system": "안내", "register": "written"},
+        {"system": "안내", "examples": [["질문", "답"]]},
+        {"system": "안내", "examples": [{"role": "tool", "content": "결과"}]},
+        {"system": "안내", "title": "안내원"},
+    ],
+    ids=str,
+)
+def test_a_persona_of_the_wrong_kind_is_a_payload_error(persona: Any) -> None:
+    with pytest.raises(PayloadError, match="cannot be read"):
+        JobPayload.from_json(json.dumps(raw_payload(schema=4, persona=persona)))

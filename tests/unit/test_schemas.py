@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from dure.job import Message, Sampling
+from dure.persona import shipped
 from dure.writing import Script
 from dure_gateway import problems
 from dure_gateway.schemas import ChatRequest, CompletionRequest, StreamingChatRequest
@@ -30,10 +31,8 @@ def refused_at(cls: type[ChatRequest | CompletionRequest], body: Any) -> set[str
         ({"message": ["질문"]}, "message"),
         ({"message": "가" * 64_001}, "message"),
         ({"message": "\ud800"}, "message"),
-        ({"style": "반말"}, "style"),
-        ({"style": "Polite"}, "style"),
-        ({"style": None}, "style"),
-        ({"personality": "grumpy"}, "personality"),
+        ({"style": 5}, "style"),
+        ({"personality": None}, "personality"),
         ({"conversation_id": ""}, "conversation_id"),
         ({"conversation_id": "대화"}, "conversation_id"),
         ({"conversation_id": "a:b"}, "conversation_id"),
@@ -175,6 +174,17 @@ def test_a_request_that_is_repeated_to_a_newer_gateway_is_still_the_same() -> No
     assert ChatRequest.model_validate(body | {"edits": []}).as_sent() != sent
 
 
+def test_a_style_that_nobody_named_counts_as_earlier_gateways_wrote_it() -> None:
+    sent = ChatRequest.model_validate({"message": "질문"}).as_sent()
+    assert sent == (
+        '{"max_tokens":null,"stop":[],"temperature":null,"top_p":null,"top_k":null,"min_p":null,'
+        '"repetition_penalty":null,"seed":null,"message":"질문","style":"polite","personality":"helpful",'
+        '"conversation_id":null,"model":null}'
+    )
+    assert ChatRequest.model_validate({"message": "질문", "style": "polite"}).as_sent() == sent
+    assert ChatRequest.model_validate({"message": "질문", "style": "casual"}).as_sent() != sent
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -205,8 +215,8 @@ def test_a_request_that_is_repeated_to_a_newer_gateway_is_still_the_same() -> No
         ({"logit_bias": {"five": 1}}, "logit_bias"),
         ({"n": 2}, "n"),
         ({"n": 0}, "n"),
-        ({"style": "반말"}, "style"),
-        ({"personality": "grumpy"}, "personality"),
+        ({"style": 5}, "style"),
+        ({"personality": ["warm"]}, "personality"),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -304,10 +314,12 @@ def server() -> TestClient:
     problems.install(app)
 
     @app.post("/chat")
-    async def chat(body: ChatRequest) -> None: ...
+    async def chat(body: ChatRequest) -> None:
+        shipped().resolved(body.payload([], 9))
 
     @app.post("/complete")
-    async def complete(body: CompletionRequest) -> None: ...
+    async def complete(body: CompletionRequest) -> None:
+        shipped().resolved(body.payload(9))
 
     return TestClient(app)
 
@@ -320,6 +332,8 @@ def server() -> TestClient:
         ("/chat", {"logit_bias": {"5": 101}}, "logit_bias.5"),
         ("/chat", {"logit_bias": {"오": 1}}, "logit_bias"),
         ("/chat", {"scripts": ["klingon"]}, "scripts.0"),
+        ("/complete", {"style": "반말"}, "style"),
+        ("/complete", {"personality": ""}, "personality"),
         ("/complete", {"stop": 5}, "stop"),
         ("/complete", {"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
         ("/complete", {"messages": [{"role": "assistant", "content": "답"}]}, "messages"),

@@ -42,6 +42,13 @@ def test_codes_are_unique_and_stable_names() -> None:
     assert all(code.replace("_", "").isalpha() and code.islower() for code in codes)
 
 
+def test_what_was_perhaps_meant_is_asked_before_the_remedy() -> None:
+    values = {"expected": "polite, casual", "near": "casual"}
+    assert Text.NOT_A_CHOICE.render("ko", values)[1].startswith("혹시 ‘casual’인가요? 다음 가운데")
+    assert Text.NOT_A_CHOICE.render("en", values)[1] == "Did you mean 'casual'? Send one of: polite, casual"
+    assert Text.NOT_A_CHOICE.render("en", values | {"near": None})[1] == "Send one of: polite, casual"
+
+
 def test_a_value_with_braces_is_shown_as_it_is() -> None:
     message, _ = Text.NO_SUCH_PATH.render("ko", {"path": "/{path}/{0}"})
     assert message.startswith("/{path}/{0}")
@@ -159,7 +166,7 @@ def test_the_words_about_a_bad_conversation_never_repeat_it(field: str, value: A
         ({"message": "가" * 64_001}, Text.TOO_LONG, "64000"),
         ({"message": 5}, Text.WRONG_TYPE, "text"),
         ({"message": "가", "stile": "polite"}, Text.UNKNOWN_FIELD, "/docs"),
-        ({"message": "가", "style": "반말"}, Text.NOT_A_CHOICE, "'polite', 'casual' or 'expert'"),
+        ({"message": "가", "scripts": ["한글"]}, Text.NOT_A_CHOICE, "'hangul', 'latin'"),
         ({"message": "가", "temperature": 2.5}, Text.OUT_OF_RANGE, "≤ 2"),
         ({"message": "가", "top_p": 0}, Text.OUT_OF_RANGE, "> 0"),
         ({"message": "가", "max_tokens": 0}, Text.OUT_OF_RANGE, "≥ 1"),

@@ -1,6 +1,7 @@
 """One job from claim to final state: the road CLAIM → context → engine → Korean → EMIT … FINISH."""
 
 import logging
+import math
 import time
 import uuid
 from collections import Counter
@@ -25,6 +26,7 @@ from dure_worker.korean.sentence import Sentence
 from dure_worker.lifecycle import Lifecycle
 from dure_worker.outbox import Delivery, Outbox
 from dure_worker.turns import Turns
+from dure_worker.whole_answer import whole_answer
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,11 @@ _LONGEST_PAUSE_S = 1.0
 
 # A worker that is short of memory gives the longer prompts to others.
 _LONG_PROMPT_SHARE = 4
+
+# Readers of edited text alone wait so long for a sentence; then they get its beginning.
+_HOLD_S = 1.2
+# Of an answer's tokens: beyond, sentences come whole, as a torn one can be cut away only while nothing of it is out.
+_IN_PARTS_SHARE = 0.75
 
 
 class Released(Exception):
@@ -121,17 +128,17 @@ class Runner:
         if self._is_tight() and prompt.num_tokens > self._engine.info.context // _LONG_PROMPT_SHARE:
             raise Released
         passes = [name for name in self._passes if payload.edits is None or name in payload.edits]
-        sampling = payload.sampling
+        sampling, is_native = payload.sampling, False
         if Pass.FOREIGN in passes and sampling.scripts is None and payload.style is not None:
             sampling = replace(sampling, scripts=scripts_for(message.content for message in payload.messages))
-        reply = Reply(prefix, passes, register_of(payload.style))
+            is_native = sampling.scripts is not None
+        reply = Reply(prefix, passes, register_of(payload), is_native=is_native, max_tokens=prompt.max_tokens)
         self._outbox.add(delivery, reply.opening())
-        last, num_pieces = Token(""), 0
-        with closing(self._tokens(claim, replace(payload, sampling=sampling), prompt, prefix)) as tokens:
+        last = Token("")
+        with closing(self._tokens(claim, replace(payload, sampling=sampling), prompt, reply)) as tokens:
             for token in tokens:
                 last = token
                 self._outbox.add(delivery, reply.feed(token.text))
-                num_pieces += bool(token.text)
                 if reply.is_looping:
                     break
                 if self._lifecycle.is_grace_over:
@@ -140,7 +147,7 @@ class Runner:
                     return _late(reply)
         if reply.is_looping and not last.finish_reason:
             # What follows would be the same again. The engine has not counted yet: each piece is about a token.
-            last = Token("", "stop", Usage(completion_tokens=num_pieces))
+            last = Token("", "stop", Usage(completion_tokens=reply.num_pieces))
         self._outbox.add(delivery, reply.finish(is_cut=last.finish_reason != "stop"))
         self._lifecycle.count(last.usage.completion_tokens)
         self._lifecycle.count_edits(reply.edits, reply.failures)
@@ -152,11 +159,11 @@ class Runner:
             question=payload.messages[-1].content,
         )
 
-    def _tokens(self, claim: Claim, payload: JobPayload, prompt: Prompt, prefix: str) -> Generator[Token]:
+    def _tokens(self, claim: Claim, payload: JobPayload, prompt: Prompt, reply: "Reply") -> Generator[Token]:
         request = GenerateRequest(
             id=_request_id(claim),
             messages=prompt.messages,
-            prefix=prefix,
+            prefix=reply.text,
             max_tokens=prompt.max_tokens,
             stop=payload.stop,
             sampling=payload.sampling,
@@ -164,21 +171,45 @@ class Runner:
             # As its hint: somebody may have seen half an answer.
             priority=keys.PRIORITY_NORMAL if claim.attempt == 1 else keys.PRIORITY_URGENT,
         )
-        return self._engine.generate(request)
+        if payload.style is None:
+            # The client's own words rule, and its limit is as strict as OpenAI's.
+            return self._engine.generate(request)
+        return whole_answer(self._engine, request, lambda: reply.is_torn)
 
 
 class Reply:
-    """An answer as it grows: drafts of what is generated, and the edited sentences that stay."""
+    """An answer as it grows: drafts of what is generated, and the edited sentences that stay.
 
-    def __init__(self, prefix: str = "", passes: Sequence[str] = (), register: Register | None = None) -> None:
+    prefix        what an earlier attempt has sent of it
+    passes        of the Korean editor, with register and is_native as it takes them
+    max_tokens    near this limit sentences come whole
+    num_pieces    that were fed: about its tokens
+    """
+
+    def __init__(
+        self,
+        prefix: str = "",
+        passes: Sequence[str] = (),
+        register: Register | None = None,
+        *,
+        is_native: bool = False,
+        max_tokens: float = math.inf,
+    ) -> None:
         self.text = prefix
+        self.num_pieces = 0
+        self._num_in_parts = _IN_PARTS_SHARE * max_tokens
         self._prefix = prefix
-        self._editor = KoreanEditor(passes, register=register, before=prefix)
+        self._editor = KoreanEditor(passes, register=register, is_native=is_native, before=prefix, hold_s=_HOLD_S)
         self._num_dropped = 0  # code points of the draft that no sentence has replaced yet
 
     @property
     def is_looping(self) -> bool:
         return self._editor.is_looping
+
+    @property
+    def is_torn(self) -> bool:
+        """An answer that ended now would end in the middle, and nothing could be cut back to."""
+        return self._editor.is_torn
 
     @property
     def edits(self) -> Counter[str]:
@@ -197,7 +228,9 @@ class Reply:
     def feed(self, text: str) -> list[Draft]:
         if not text:
             return []
-        return [Draft(EventType.TOKEN, text), *self._sentences(self._editor.feed(text))]
+        self.num_pieces += 1
+        sentences = self._editor.feed(text, in_whole_sentences=self.num_pieces > self._num_in_parts)
+        return [Draft(EventType.TOKEN, text), *self._sentences(sentences)]
 
     def finish(self, *, is_cut: bool) -> list[Draft]:
         return self._sentences(self._editor.finish(is_cut=is_cut))

@@ -37,15 +37,16 @@ async def chat(
     """Answer one message. A client that leaves before the end cancels its job, unless `keep` is true."""
     job = await prepare(shared, body, idempotency_key)
     ticket = await shared.admit(job)
+    style = job.payload.style
     if body.stream:
-        return sse.response(_stream(shared, ticket.job_id, body, language))
+        return sse.response(_stream(shared, ticket.job_id, style, language, keep=body.keep))
     return await shared.answer(
-        request, ticket.job_id, body.keep, lambda ended: chat_answer(require_answer(ended), body.style)
+        request, ticket.job_id, body.keep, lambda ended: chat_answer(require_answer(ended), style)
     )
 
 
 async def prepare(shared: Services, body: ChatRequest, idempotency_key: str | None) -> NewJob:
-    """The job for a question: model chosen, conversation so far put before it."""
+    """The job for a question: model and persona chosen, conversation so far put before it."""
     if idempotency_key is not None and not _is_key(idempotency_key):
         raise Problem(422, Text.BAD_IDEMPOTENCY_KEY, "Idempotency-Key")
     model = await to_thread.run_sync(shared.router.choose_model, body.model)
@@ -54,7 +55,7 @@ async def prepare(shared: Services, body: ChatRequest, idempotency_key: str | No
     history = await to_thread.run_sync(shared.store.conversation, key) if body.conversation_id else []
     return NewJob(
         id=uuid.uuid4().hex,
-        payload=body.payload(history, shared.settings.max_tokens),
+        payload=shared.personas.resolved(body.payload(history, shared.settings.max_tokens)),
         model=model,
         conversation_id=conversation_id,
         idempotency_key=idempotency_key,
@@ -69,7 +70,7 @@ def _is_key(value: str) -> bool:
 
 
 async def _stream(
-    shared: Services, job_id: str, body: StreamingChatRequest, language: str
+    shared: Services, job_id: str, style: str | None, language: str, *, keep: bool
 ) -> AsyncGenerator[ServerSentEvent]:
     is_ended = False
     try:
@@ -79,18 +80,18 @@ async def _stream(
                 yield sse.queued_event(item, await shared.position(item))
             elif item.type is EventType.FINAL:
                 is_ended = True
-                yield await _final(shared, job_id, body, language, item)
+                yield await _final(shared, job_id, style, language, item)
             else:
                 yield sse.text_event(item)
     finally:
-        if not is_ended and not body.keep:
+        if not is_ended and not keep:
             shared.cancel_soon(job_id)
 
 
-async def _final(shared: Services, job_id: str, body: ChatRequest, language: str, event: Event) -> ServerSentEvent:
+async def _final(shared: Services, job_id: str, style: str | None, language: str, event: Event) -> ServerSentEvent:
     """The answer as without streaming; a failed job carries the same error object as an HTTP answer would."""
     job = await shared.job(job_id)
-    answer = chat_answer(job, body.style) | {"status": job.state.value}
+    answer = chat_answer(job, style) | {"status": job.state.value}
     if job.state is JobState.FAILED:
         answer["error"] = job_error(job, language)
     return sse.named("final", answer, event.id)

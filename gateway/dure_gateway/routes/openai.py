@@ -39,7 +39,7 @@ async def models(shared: Shared) -> dict[str, Any]:
 async def complete(body: CompletionRequest, request: Request, shared: Shared, language: Language) -> Any:
     """Answer a conversation that the client keeps. A client that leaves cancels its job, unless `keep` is true."""
     model = await to_thread.run_sync(shared.router.choose_model, body.model)
-    payload = body.payload(shared.settings.max_tokens)
+    payload = shared.personas.resolved(body.payload(shared.settings.max_tokens))
     job = NewJob(uuid.uuid4().hex, payload, model, deadline_s=shared.settings.deadline_s)
     await shared.admit(job)
     if body.stream:

@@ -2,7 +2,7 @@
 
 import { Answer, failure, question } from "./answer.js";
 import * as gateway from "./gateway.js";
-import { texts, translatePage } from "./texts.js";
+import { language, texts, translatePage } from "./texts.js";
 
 const find = (id) => document.getElementById(id);
 const [message, send, cancel, log] = ["message", "send", "cancel", "log"].map(find);
@@ -166,12 +166,19 @@ function onKey(event) {
   sendTyped();
 }
 
+function choose(choice, name) {
+  if ([...choice.options].some((option) => option.value === name)) choice.value = name;
+}
+
 // Storage may be forbidden; then a choice lasts as long as the page.
-function remember(choice) {
+function recall(choice) {
   try {
-    const stored = localStorage.getItem(choice.id);
-    if ([...choice.options].some((option) => option.value === stored)) choice.value = stored;
+    choose(choice, localStorage.getItem(choice.id));
   } catch {}
+}
+
+function remember(choice) {
+  recall(choice);
   choice.addEventListener("change", () => {
     try {
       localStorage.setItem(choice.id, choice.value);
@@ -179,8 +186,23 @@ function remember(choice) {
   });
 }
 
+// The options in index.html stand until the gateway has told its own.
+async function offerPersonas() {
+  const { styles, personalities } = await gateway.personas();
+  offer(choices[0], styles);
+  offer(choices[1], personalities);
+}
+
+function offer(choice, personas) {
+  const chosen = choice.value;
+  choice.replaceChildren(...personas.map(({ name, title }) => new Option(title[language], name)));
+  choose(choice, chosen);
+  recall(choice);
+}
+
 translatePage();
 choices.forEach(remember);
+offerPersonas().catch(() => {});
 find("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   sendTyped();

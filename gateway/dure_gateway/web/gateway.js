@@ -1,4 +1,4 @@
-// The gateway's /v1/jobs. Every call throws Problem, whose message and remedy are meant for people.
+// The gateway's /v1/jobs and /api/personas. Every call throws Problem, whose message and remedy are meant for people.
 
 import { texts } from "./texts.js";
 
@@ -20,6 +20,8 @@ export const submit = (body, key) =>
 export const cancel = (job) => call(job.links.self, { method: "DELETE" });
 
 export const show = (job) => call(job.links.self);
+
+export const personas = () => call("/api/personas");
 
 // Calls on[name](data) for each event of the job. The browser reconnects by itself and tells where it was
 // (Last-Event-ID); it gives up only when the gateway refuses, and then on.closed() is called.
@@ -47,7 +49,7 @@ async function call(path, options) {
     throw new Problem(texts.unreachable);
   });
   const answer = await response.json().catch(() => ({}));
-  if (response.ok && answer.job_id) return answer;
+  if (response.ok && (answer.job_id || answer.styles)) return answer;
   const { message, remedy } = answer.error ?? {};
   throw new Problem(message ? [message, remedy ?? ""] : texts.unreadable, response.status);
 }

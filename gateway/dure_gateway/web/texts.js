@@ -62,6 +62,7 @@ const ENGLISH = {
 
 const isKorean = /^ko\b/i.test(navigator.language);
 
+export const language = isKorean ? "ko" : "en";
 export const texts = isKorean ? KOREAN : ENGLISH;
 
 export function translatePage() {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dure.errors import ContextOverflow
 from dure.job import JobPayload, Message
-from dure_worker.conversation.persona import system_text
+from dure_worker.conversation.persona import persona_of
 
 # Of the context, this share is kept for the answer even when more was asked for: a long max_tokens must not push out
 # the conversation.
@@ -28,32 +28,41 @@ class Conversation:
         self._context = context
 
     def fit(self, payload: JobPayload) -> Prompt:
-        """Leave out the oldest turns until the rest fits; never the system message, never the last question.
+        """Leave out the oldest turns until the rest fits; never the system message and the persona's examples, never
+        the last question.
 
-        Raises ContextOverflow when these two alone do not fit, unless the payload's overflow is `window`: then the
-        engine forgets a part of them, and the answer may outgrow the context.
+        Raises ContextOverflow when these alone do not fit, unless the payload's overflow is `window`: then the engine
+        forgets a part of them, and the answer may outgrow the context.
         """
         can_outgrow = payload.overflow == "window"
-        system, turns = _split(payload)
+        head, turns = _split(payload)
         budget = self._context - min(payload.max_tokens, self._context // _ANSWER_SHARE)
         while True:
-            num_tokens = self._count_tokens([system, *turns])
+            num_tokens = self._count_tokens([*head, *turns])
             if num_tokens <= budget or (can_outgrow and len(turns) <= 1):
                 room = payload.max_tokens if can_outgrow else self._context - num_tokens
-                return Prompt([system, *turns], num_tokens, min(payload.max_tokens, room))
+                return Prompt([*head, *turns], num_tokens, min(payload.max_tokens, room))
             if len(turns) <= 1:
                 raise ContextOverflow(num_tokens, budget)
             turns = _without_oldest(turns)
 
 
-def _split(payload: JobPayload) -> tuple[Message, list[Message]]:
-    """The system message, the client's own or the persona's, and the turns."""
-    messages = [Message(message.role, composed(message.content)) for message in payload.messages]
+def _split(payload: JobPayload) -> tuple[list[Message], list[Message]]:
+    """What stands before the conversation (the system message, the client's own or the persona's, and the persona's
+    examples), and the conversation's turns.
+    """
+    messages = _composed(payload.messages)
     own = [message.content for message in messages if message.role == "system"]
     turns = [message for message in messages if message.role != "system"]
     if own and payload.style is None and payload.personality is None:
-        return Message("system", "\n\n".join(own)), turns
-    return Message("system", "\n\n".join([system_text(payload.style, payload.personality), *own])), turns
+        return [Message("system", "\n\n".join(own))], turns
+    persona = persona_of(payload)
+    system, *examples = _composed([Message("system", persona.system), *persona.examples])
+    return [Message("system", "\n\n".join([system.content, *own])), *examples], turns
+
+
+def _composed(messages: list[Message]) -> list[Message]:
+    return [Message(message.role, composed(message.content)) for message in messages]
 
 
 def composed(text: str) -> str:

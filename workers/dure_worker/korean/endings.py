@@ -45,16 +45,19 @@ _COPULAS = ("VCP", "VCN")
 _ADJECTIVES = ("VA", "XSA", *_COPULAS)
 _PAST = frozenset({"었", "았", "였", "겠"})
 _HONORIFIC = ("시", "으시")
+_HONORIFIC_BEGINNINGS = ("시", "으시", "세요", "으세요", "십시오", "으십시오", "셔", "으셔")
+# Verbs that have another word for it (한글 맞춤법과 표준 화법: 드시다, 주무시다, 돌아가시다).
+_HONORIFIC_STEMS = {"먹": "들", "자": "주무", "죽": "돌아가"}
 
 
-def register_of(ending: Morpheme) -> Register | None:
-    """None: it says nothing, or fits more than one."""
+def register_of(ending: Morpheme, wanted: Register | None = None) -> Register | None:
+    """None: it says nothing, or fits more than one, the wanted one among them."""
     form = ending.form
     found = None
     if form in _FORMAL:
         found = Register.FORMAL
     elif form.endswith(("요", "죠")):
-        found = None if form in _ANY_POLITE else Register.POLITE
+        found = None if form in _ANY_POLITE and wanted is not Register.PLAIN else Register.POLITE
     elif form in _WRITTEN:
         found = Register.WRITTEN
     elif form in _PLAIN:
@@ -75,11 +78,24 @@ def converted(before: Morpheme, ending: Morpheme, wanted: Register, mood: Mood) 
     """Morphemes in place of `before` and the ending: form and tag. None: nothing says the same without doubt.
 
     before    the stem, or what stands between it and the ending
-    wanted    FORMAL or POLITE
+    wanted    FORMAL, POLITE or PLAIN
     """
-    if wanted is Register.FORMAL:
-        return _formal(before, ending.form, mood)
-    return _polite(before, ending.form, mood)
+    if wanted is Register.PLAIN:
+        return _plain(before, ending.form, mood)
+    found = _formal(before, ending.form, mood) if wanted is Register.FORMAL else _polite(before, ending.form, mood)
+    if found and len(found) > 1 and found[1][0].startswith(_HONORIFIC_BEGINNINGS):
+        found[0] = honorific_stem(*found[0])
+    return found
+
+
+def honorific_stem(form: str, tag: str) -> tuple[str, str]:
+    """먹 becomes 들, as in 드세요, where what follows honours who does it."""
+    return (_HONORIFIC_STEMS.get(form, form) if tag == "VV" else form, tag)
+
+
+def is_honorific(morpheme: Morpheme) -> bool:
+    """시 and the endings that have grown together with it."""
+    return morpheme.form.startswith(_HONORIFIC_BEGINNINGS) and morpheme.tag in ("EP", "EF", "EC")
 
 
 def _formal(before: Morpheme, form: str, mood: Mood) -> list[tuple[str, str]] | None:
@@ -126,4 +142,29 @@ def _polite(before: Morpheme, form: str, mood: Mood) -> list[tuple[str, str]] | 
         found = [kept, ("는군요" if form.startswith("는") else "군요", "EF")]
     elif form in _PLAIN and form not in ("어라", "아라", "더라"):
         found = [kept, (f"{form}요", "EF")]
+    return found
+
+
+def _plain(before: Morpheme, form: str, mood: Mood) -> list[tuple[str, str]] | None:
+    """해체. Of whom 시 speaks, the listener or somebody else, only a subject tells."""
+    kept = (before.form, before.tag)
+    said = [kept, ("야" if before.tag.startswith(_COPULAS) else "어", "EF")]
+    base = form.removesuffix("요")
+    found: list[tuple[str, str]] | None = None
+    if before.form == "겠" and form in _STATED and mood.is_first_person:
+        found = [(f"{_L}게", "EF")]
+    elif before.form in _HONORIFIC and (form in _FORMAL or base in ("어", "아")):
+        is_bidden = form in (f"{_B}시오", "십시오")
+        found = [("어", "EF")] if is_bidden else [kept, ("어", "EF")] if mood.has_subject else None
+    elif base in ("세", "으세"):
+        honoured = [kept, ("으시" if base.startswith("으") else "시", "EP"), ("어", "EF")]
+        found = honoured if mood.has_subject and not mood.is_question else said
+    elif form in ("십시오", "으십시오", *_STATED, *_ASKED) or base in ("에", "예", "이에", "여", "야", "어", "아"):
+        found = said
+    elif form in (f"{_B}시다", "읍시다"):
+        found = [kept, ("자", "EF")]
+    elif base == "죠":
+        found = [kept, ("지", "EF")]
+    elif form.endswith("요") and base in _KIND_OF:
+        found = [kept, (base, "EF")]
     return found

@@ -1,12 +1,14 @@
 """The pass `foreign`: models of Chinese origin slip into Han characters and kana.
 
-Unless a conversation is about them, no token that writes one may be drawn.
+Unless a conversation is about them, no token that writes one may be drawn. What comes through nevertheless, from an
+engine that cannot ban tokens, is left out; in brackets it explains a word and stays.
 """
 
 import re
 from collections.abc import Iterable
 
 from dure.writing import Script
+from dure_worker.korean.sentence import Change, Draft
 
 _FOREIGN = {Script.HAN, Script.HIRAGANA, Script.KATAKANA, Script.BOPOMOFO}
 _OTHERS = [script.value for script in Script if script not in _FOREIGN]
@@ -15,6 +17,7 @@ _LETTERS = (
     "\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _LETTER = re.compile(f"[{_LETTERS}]")
+_RUN = re.compile(f"(?P<bracketed>\\([^()\n]*\\))| ?[{_LETTERS}]+")
 _ABOUT = re.compile(f"[{_LETTERS}]|한자|한문|중국|일본|일어|히라가나|가타카나|대만|성어|번역|어원")
 
 
@@ -25,3 +28,8 @@ def scripts_for(texts: Iterable[str]) -> list[str] | None:
 
 def has_letters(text: str) -> bool:
     return bool(_LETTER.search(text))
+
+
+def changes(draft: Draft) -> list[Change]:
+    """Only for an answer that `scripts_for` restricts."""
+    return [Change(*match.span(), "") for match in _RUN.finditer(draft.text) if not match["bracketed"]]

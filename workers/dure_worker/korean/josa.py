@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from dure_worker.korean import parser, readings
-from dure_worker.korean.parser import Parse
+from dure_worker.korean.parser import Morpheme, Parse
 from dure_worker.korean.sentence import Change, Draft
 
 # With a final consonant, without.
@@ -30,6 +30,11 @@ _CANDIDATE = re.compile(
 _NEVER_OPEN = {"으로", "이랑"}
 _NOUNS = ("NN", "NP", "NR", "SL", "SN", "SH", "XSN", "ETN", "SW", "W_")
 _PARTICLES = ("J", "VCP")
+# Of what people write as they please these are mostly something else: a verb behind its noun (짜증나), names of
+# families and offices (나비고기과의), verbs and adjectives (나은, 저은, 삶는, 잠가), an interjection (후아).
+_NEVER_LEFT = {"나"}
+_NAMES_IN_GWA = "과"
+_NO_NOUNS = {("나", "은"), ("저", "은"), ("삶", "는"), ("잠", "가"), ("후", "아")}
 # How much likelier the sentence must become: natural logarithm, as Kiwi's score.
 _GAIN = 1.0
 _BY_READING = 0.9
@@ -43,7 +48,10 @@ def changes(draft: Draft) -> list[Change]:
         if josa == agreeing(josa, readings.final(word)):
             continue
         # 이 with more behind it is no particle (이며); behind a bracket one may read its content or what is before it.
-        if (match["tail"] and josa in ("이", "가")) or word.endswith((")", "]")):
+        marks = word[len(readings.bare(word)) :]
+        if (match["tail"] and josa in ("이", "가", _NAMES_IN_GWA)) or ")" in marks or "]" in marks:
+            continue
+        if josa in _NEVER_LEFT or (word, josa) in _NO_NOUNS:
             continue
         start, end = match.span("josa")
         change = Change(start, end, OTHER[josa], _BY_READING)
@@ -86,10 +94,14 @@ def _gain(text: str, before: Parse, change: Change) -> float:
         return 0.0  # one such as 국가
     after = parser.parse(text[: change.start] + change.after + text[change.end :])
     noun, particle = after.ending_at(change.start), after.starting_at(change.start)
-    if noun is None or particle is None:
-        return 0.0
-    is_noun = noun.tag.startswith(_NOUNS) or (noun.tag == "JKB" and change.after in ("은", "는"))  # 에서는
-    if not is_noun or not particle.tag.startswith(_PARTICLES):
+    if noun is None or particle is None or not _is_noun_with(noun, particle, change.after):
         return 0.0
     gain = after.score - before.score
     return gain if gain > _GAIN else 0.0
+
+
+def _is_noun_with(noun: Morpheme, particle: Morpheme, new: str) -> bool:
+    if noun.tag == "NNP" and new == "가":
+        return False  # a name that ends in 이 (유레이)
+    is_noun = noun.tag.startswith(_NOUNS) or (noun.tag == "JKB" and new in ("은", "는"))  # 에서는
+    return is_noun and particle.tag.startswith(_PARTICLES)

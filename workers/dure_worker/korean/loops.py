@@ -32,6 +32,11 @@ class SentenceLoops:
         self._seen.append(said)
         return any(self._has_run(period) for period in range(1, _LONGEST_PERIOD + 1))
 
+    def may_begin(self, beginning: str) -> bool:
+        """Whether a sentence of the answer began so: what goes round is found at its end."""
+        said = _NO_LETTERS.sub("", beginning)
+        return any(sentence.startswith(said) for sentence in self._seen)
+
     def _has_run(self, period: int) -> bool:
         last = self._seen[-period - 1 :]
         allowed = _ALLOWED_SHORT if sum(map(len, last[:period])) < _SHORT else _ALLOWED

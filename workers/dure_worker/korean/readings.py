@@ -34,8 +34,16 @@ _WORDS = {
     "print": "트", "for": "포", "while": "일", "if": "프", "else": "스", "true": "루", "false": "스", "none": "넌",
     "null": "널", "int": "트", "float": "트", "bool": "불", "dict": "트", "set": "셋", "tuple": "플",
 }  # fmt: skip
+# Behind a number.
+_UNITS = {
+    "g": "램", "kg": "램", "mg": "램", "t": "톤", "m": "터", "km": "터", "cm": "터", "mm": "터", "nm": "터", "l": "터",
+    "ml": "터", "dl": "터", "cc": "시", "w": "트", "kw": "트", "v": "트", "hz": "츠", "khz": "츠", "mhz": "츠",
+    "ghz": "츠", "kcal": "리", "cal": "리", "b": "트", "kb": "트", "mb": "트", "gb": "트", "tb": "트", "bps": "스",
+    "db": "벨", "ha": "르", "pt": "트", "px": "셀", "dpi": "이", "rpm": "엠", "kwh": "시", "mah": "시",
+}  # fmt: skip
 # Endings of English words that are read with a final consonant.
 _CLOSED = ("ng", "n", "m", "l", "le", "me", "ne", "b", "ck", "ll")
+_VOWELS = re.compile("[aeiouy]")
 _NAMED_BY_LETTER = re.compile(r"[A-Za-z][0-9]+$")
 
 
@@ -79,11 +87,19 @@ def _number(word: str) -> str:
 
 def _of_latin(word: str) -> int | None:
     letters = word[len(word.rstrip(ascii_letters)) :]
-    if known := _WORDS.get(letters.lower()):
+    low = letters.lower()
+    is_unit = word[: len(word) - len(letters)][-1:].isdigit()
+    if known := (is_unit and _UNITS.get(low)) or _WORDS.get(low):
         return _final_of(known)
     if letters.isupper() or len(letters) == 1:
-        return _final_of(_LETTERS[letters[-1].lower()])
-    low = letters.lower()
+        found = _final_of(_LETTERS[letters[-1].lower()])
+        # ONE, NATO: where there are vowels it may be read as a word.
+        is_word = len(letters) > 2 and bool(_VOWELS.search(low))  # noqa: PLR2004
+        return found if not is_word or found == _of_word(low) else None
+    return _of_word(low)
+
+
+def _of_word(low: str) -> int | None:
     if low.endswith(("l", "ll", "le")):
         return RIEUL
     if low.endswith(_CLOSED):

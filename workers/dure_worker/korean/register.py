@@ -4,6 +4,7 @@ Only what is told without doubt is changed, and only where the parser puts the w
 would write otherwise is one that it has misread.
 """
 
+import re
 from itertools import pairwise
 
 from dure_worker.korean import endings, masks, parser, readings
@@ -15,6 +16,11 @@ _CONFIDENCE = 0.9
 # What may stand behind the ending: marks, emoji, symbols. A closing quote or bracket tells of another speaker.
 _BEHIND = ("SF", "SP", "SE", "SW", "W_", "SO")
 _FIRST_PERSON = {"나": "저", "내": "제"}
+_FIRST_PERSON_PLAIN = {"저": "나", "제": "내", "저희": "우리"}
+# Whose first words are written otherwise once the end is known.
+_FIRST_PERSON_WORD = re.compile(r"(?<![가-힣])(?:나|내|저|제|저희)(?:[가는도를의]|에게|한테|\s|\Z)")
+# No polite word for one's listener; a question to somebody needs none.
+_YOU = re.compile(r"당신(?:은|이)\s+(?=.*\?\s*\Z)")
 _SPEAKER = {"나", "저", "내", "제", "저희", "우리"}
 _LISTENER = {"너", "네", "너희", "당신", "자네"}
 _TOPICS = {"은", "는", "도", "ᆫ"}
@@ -36,19 +42,30 @@ class RegisterPass:
     def __call__(self, draft: Draft) -> list[Change]:
         morphemes = parser.parse(draft.text).morphemes
         place = last_ending(morphemes)
-        if place is None:
-            return []
-        found = endings.register_of(morphemes[place])
+        changes = self._ending(draft.text, morphemes, place) if place is not None else []
+        if self._wanted is not Register.PLAIN:
+            changes += _honoured(draft.text, morphemes)
+            changes += [Change(*match.span(), "", _CONFIDENCE) for match in [_YOU.match(draft.text)] if match]
+        return changes
+
+    def waits_for_end(self, beginning: str) -> bool:
+        """Whether something in this beginning of a sentence may be written otherwise once its end is known."""
+        return bool(_FIRST_PERSON_WORD.search(beginning)) or beginning.startswith("당신")
+
+    def _ending(self, text: str, morphemes: tuple[Morpheme, ...], place: int) -> list[Change]:
+        found = endings.register_of(morphemes[place], self._wanted)
         if found is None or found is self._wanted:
             self._has_spoken |= found is self._wanted
             return []
-        if found is Register.WRITTEN and not self._has_spoken:
+        if found is Register.WRITTEN and (self._wanted is Register.PLAIN or not self._has_spoken):
             return []
         self._has_spoken = True
-        change = _changed(draft.text, morphemes, place, self._wanted)
+        change = _changed(text, morphemes, place, self._wanted)
         if change is None:
             return []
-        return [change, *(() if found is Register.POLITE else _persons(draft.text, morphemes))]
+        if self._wanted is Register.PLAIN:
+            return [change, *_persons(text, morphemes, _FIRST_PERSON_PLAIN, ("NP",))]
+        return [change, *(() if found is Register.POLITE else _persons(text, morphemes, _FIRST_PERSON, ("NP", "MM")))]
 
 
 def last_ending(morphemes: tuple[Morpheme, ...]) -> int | None:
@@ -89,11 +106,12 @@ def _changed(text: str, morphemes: tuple[Morpheme, ...], place: int, wanted: Reg
 
 def _spliced(text: str, seen: str, start: int, end: int, spoken: str, stem: Morpheme) -> Change | None:
     """Only what differs. The copula's two forms are told apart by the noun's end."""
-    if spoken.endswith("에요") and stem.tag == "VCP":
+    if spoken.endswith(("에요", "야")) and stem.tag == "VCP":
         final = readings.final(text[: stem.start])
         if final is None or stem.start < start:
             return None
-        spoken = seen[start : stem.start] + ("이에요" if final else "예요")
+        with_final, without = ("이에요", "예요") if spoken.endswith("에요") else ("이야", "야")
+        spoken = seen[start : stem.start] + (with_final if final else without)
     stood = seen[start:end]
     pairs = enumerate(zip(stood, spoken, strict=False))
     same = next((number for number, (one, other) in pairs if one != other), min(len(stood), len(spoken)))
@@ -112,11 +130,26 @@ def _has_subject(morphemes: tuple[Morpheme, ...]) -> bool:
     return False
 
 
-def _persons(text: str, morphemes: tuple[Morpheme, ...]) -> list[Change]:
-    """나는 → 저는, 내가 → 제가, where the sentence was none of the polite ones."""
-    spans = [(each.start, each.end) for each in morphemes if each.tag in ("NP", "MM")]
-    return [
-        Change(start, end, _FIRST_PERSON[text[start:end]], _CONFIDENCE)
-        for start, end in spans
-        if text[start:end] in _FIRST_PERSON
-    ]
+def _persons(text: str, morphemes: tuple[Morpheme, ...], words: dict[str, str], tags: tuple[str, ...]) -> list[Change]:
+    """나는 → 저는, 내가 → 제가, where the sentence was none of the polite ones; and back."""
+    spans = [(each.start, each.end) for each in morphemes if each.tag in tags]
+    return [Change(start, end, words[text[start:end]], _CONFIDENCE) for start, end in spans if text[start:end] in words]
+
+
+def _honoured(text: str, morphemes: tuple[Morpheme, ...]) -> list[Change]:
+    """먹으세요 → 드세요: the verbs that have an honorific word of their own."""
+    seen = masks.hidden(text)
+    found = []
+    for place, (stem, ending) in enumerate(pairwise(morphemes)):
+        new = endings.honorific_stem(stem.form, stem.tag)
+        if new == (stem.form, stem.tag) or not endings.is_honorific(ending):
+            continue
+        last = next(
+            (at - 1 for at in range(place + 1, len(morphemes)) if not morphemes[at].tag.startswith("E")),
+            len(morphemes) - 1,
+        )
+        part = [(each.form, each.tag) for each in morphemes[place : last + 1]]
+        start, end = stem.start, morphemes[last].end
+        if parser.join(part) == seen[start:end]:
+            found.append(Change(start, end, parser.join([new, *part[1:]]), _CONFIDENCE))
+    return found

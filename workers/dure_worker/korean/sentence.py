@@ -1,7 +1,8 @@
 """A sentence while it is edited, and what was changed in it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from dure_worker.korean import masks
 
@@ -20,10 +21,15 @@ class Edit:
     after: str
     confidence: float = 1.0
 
+    def moved(self, by: int) -> Self:
+        return replace(self, start=self.start + by, end=self.end + by)
+
 
 @dataclass(frozen=True)
 class Sentence:
-    """raw as generated, text as it is sent; white space that follows it included in both."""
+    """raw as generated, text as it is sent; white space that follows it included in both. Of a sentence that took too
+    long, a part.
+    """
 
     raw: str
     text: str
@@ -60,6 +66,10 @@ class Draft:
     def protected(self) -> list[tuple[int, int]]:
         """Spans that no pass may touch: code, addresses, formulas and the like."""
         return masks.spans(self.text)
+
+    def place_of(self, origin: int) -> int:
+        """Where in the text begins what comes from that place in the raw sentence, or from one behind it."""
+        return next((place for place, found in enumerate(self.origins) if found >= origin), len(self.text))
 
     def apply(self, kind: str, changes: Iterable[Change]) -> None:
         """Those that touch nothing protected and do not overlap an earlier one."""
