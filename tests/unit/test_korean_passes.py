@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dure.errors import SettingsError
 from dure_worker.korean import masks, misspellings
 from dure_worker.korean.editor import KoreanEditor, edit, edited
 from dure_worker.korean.sentence import Change, Draft
@@ -66,6 +68,29 @@ def test_each_misspelling_of_the_list_is_corrected_and_the_correction_stays(wron
 
 def test_the_list_is_as_long_as_promised() -> None:
     assert len(misspellings.entries()) >= 400
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("# 머리말\n됬\t됐".encode(), "line 2: want wrong, right"),
+        ("됬\t됐\tanywhere".encode(), "line 1"),
+        ("\t됐\tany".encode(), "line 1"),
+        ("됬\t됐\tany\n\n".encode(), "line 2"),
+        ("됬\t됐\tany".encode("euc-kr", "ignore") + b"\xb5\xc6", "cannot be read"),
+    ],
+)
+def test_a_damaged_list_is_said_with_its_line(content: bytes, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "misspellings.tsv"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=complaint) as caught:
+        misspellings.read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_list_that_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="install dure anew"):
+        misspellings.read(tmp_path / "none.tsv")
 
 
 @pytest.mark.parametrize(

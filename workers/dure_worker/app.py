@@ -24,7 +24,7 @@ from dure_worker.choice import rules
 from dure_worker.choice.choosing import resolved
 from dure_worker.engines import Engine
 from dure_worker.heartbeat import Heartbeat
-from dure_worker.korean import parser
+from dure_worker.korean import misspellings, parser
 from dure_worker.lifecycle import Lifecycle
 from dure_worker.outbox import Outbox
 from dure_worker.pressure import Level, Pressure
@@ -84,6 +84,8 @@ def _passes(settings: Settings, worker: WorkerSettings) -> list[str]:
         return [name for name in worker.passes if name not in {*PARSING, Pass.REPETITION}]
     if worker.is_parsing:
         parser.load()
+    if Pass.MISSPELLINGS in worker.passes:
+        misspellings.entries()  # a damaged list is said now
     return worker.passes
 
 

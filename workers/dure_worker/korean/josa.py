@@ -42,7 +42,6 @@ _BY_READING = 0.9
 
 def changes(draft: Draft) -> list[Change]:
     found: list[Change] = []
-    before: Parse | None = None
     for match in candidates(draft.text):
         word, josa = match["word"], match["josa"]
         if josa == agreeing(josa, readings.final(word)):
@@ -58,8 +57,7 @@ def changes(draft: Draft) -> list[Change]:
         if not "가" <= readings.bare(word)[-1:] <= "힣":
             found.append(change)
             continue
-        before = before or parser.parse(draft.text)
-        if gain := _gain(draft.text, before, change):
+        if gain := _gain(draft.text, draft.parsed, change):
             found.append(Change(start, end, change.after, min(1.0, 0.5 + gain / 20)))
     return found
 

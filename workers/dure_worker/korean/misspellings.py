@@ -6,13 +6,12 @@ is left as it is.
 
 import re
 from functools import cache
-from importlib import resources
+from pathlib import Path
 
 from dure.errors import SettingsError
 from dure_worker.korean import readings
 from dure_worker.korean.sentence import Change, Draft
 
-_FILE = "misspellings.tsv"
 _SYLLABLES = [chr(code) for code in range(ord("가"), ord("힣") + 1)]
 _RIEUL = "".join(syllable for syllable in _SYLLABLES if readings.final(syllable) == readings.RIEUL)
 _PAST = "".join(syllable for syllable in _SYLLABLES if readings.final(syllable) in (18, 20))  # ㅄ, ㅆ
@@ -30,14 +29,25 @@ _FAMILIES = (
 @cache
 def entries() -> dict[str, tuple[str, bool]]:
     """Wrong to right, and whether it must begin a word. Raises SettingsError where the list is damaged."""
+    return read(Path(__file__).with_name("misspellings.tsv"))
+
+
+def read(path: Path) -> dict[str, tuple[str, bool]]:
+    """Of lines of wrong, right and `any` or `word`, with tabs between. Raises SettingsError."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read ({error}): install dure anew") from None
     found = {}
-    text = resources.files(__package__).joinpath(_FILE).read_text("utf-8")
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if line.startswith("#"):
             continue
         parts = line.split("\t")
         if len(parts) != 3 or not parts[0] or parts[2] not in ("any", "word"):  # noqa: PLR2004
-            raise SettingsError(f"{_FILE}, line {number}: want wrong, right and any or word, with tabs between")
+            raise SettingsError(
+                f"{path}, line {number}: want wrong, right and any or word, with tabs between. Correct it, or install "
+                "dure anew"
+            )
         found[parts[0]] = parts[1], parts[2] == "word"
     return found
 

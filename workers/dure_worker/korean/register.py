@@ -40,7 +40,7 @@ class RegisterPass:
         self._has_spoken = False
 
     def __call__(self, draft: Draft) -> list[Change]:
-        morphemes = parser.parse(draft.text).morphemes
+        morphemes = draft.parsed.morphemes
         place = last_ending(morphemes)
         changes = self._ending(draft.text, morphemes, place) if place is not None else []
         if self._wanted is not Register.PLAIN:

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from dure_worker.korean import masks
+from dure_worker.korean import masks, parser
+from dure_worker.korean.parser import Parse
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Draft:
     is_last: bool = False
     origins: list[int] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
+    _parse: Parse | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.origins = self.origins or list(range(len(self.text) + 1))
@@ -66,6 +68,12 @@ class Draft:
     def protected(self) -> list[tuple[int, int]]:
         """Spans that no pass may touch: code, addresses, formulas and the like."""
         return masks.spans(self.text)
+
+    @property
+    def parsed(self) -> Parse:
+        """Of the text as it is now."""
+        self._parse = self._parse or parser.parse(self.text)
+        return self._parse
 
     def place_of(self, origin: int) -> int:
         """Where in the text begins what comes from that place in the raw sentence, or from one behind it."""
@@ -85,7 +93,9 @@ class Draft:
             start, end = self.origins[change.start], self.origins[change.end]
             self.edits.append(Edit(kind, start, end, before, change.after, change.confidence))
             done = change.end
-        self.text, self.origins = text + self.text[done:], origins + self.origins[done:]
+        if done or text:
+            self.text, self.origins = text + self.text[done:], origins + self.origins[done:]
+            self._parse = None
 
 
 def _touches(change: Change, protected: list[tuple[int, int]]) -> bool:

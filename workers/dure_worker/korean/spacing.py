@@ -20,11 +20,10 @@ def changes(draft: Draft) -> list[Change]:
     if not runs:
         return []
     blanks = parser.blanks(draft.text)
-    parsed = parser.parse(draft.text)
     found = []
     for start, end in runs:
         inside = [place for place in blanks if start < place < end]
-        if any(_is_border(parsed, place) for place in inside):
+        if any(_is_border(draft.parsed, place) for place in inside):
             found += [Change(place, place, " ", _CONFIDENCE) for place in inside]
     return found
 
