@@ -19,6 +19,7 @@ from dure.job_store import Claim, EmitReply, JobStore, NoClaim, Outcome
 from dure_worker.conversation.conversation import Conversation, Prompt
 from dure_worker.conversation.persona import register_of
 from dure_worker.engines import Engine, GenerateRequest, Token
+from dure_worker.korean.about import passes_for
 from dure_worker.korean.editor import KoreanEditor
 from dure_worker.korean.endings import Register
 from dure_worker.korean.foreign import scripts_for
@@ -127,12 +128,16 @@ class Runner:
         prompt = self._conversation.fit(payload)
         if self._is_tight() and prompt.num_tokens > self._engine.info.context // _LONG_PROMPT_SHARE:
             raise Released
+        texts = [message.content for message in payload.messages]
         passes = [name for name in self._passes if payload.edits is None or name in payload.edits]
         sampling, is_native = payload.sampling, False
         if Pass.FOREIGN in passes and sampling.scripts is None and payload.style is not None:
-            sampling = replace(sampling, scripts=scripts_for(message.content for message in payload.messages))
+            sampling = replace(sampling, scripts=scripts_for(texts))
             is_native = sampling.scripts is not None
-        reply = Reply(prefix, passes, register_of(payload), is_native=is_native, max_tokens=prompt.max_tokens)
+        reply = Reply(
+            prefix, passes_for(texts, passes), register_of(payload),
+            is_native=is_native, said="\n".join(texts), max_tokens=prompt.max_tokens,
+        )  # fmt: skip
         self._outbox.add(delivery, reply.opening())
         last = Token("")
         with closing(self._tokens(claim, replace(payload, sampling=sampling), prompt, reply)) as tokens:
@@ -181,7 +186,7 @@ class Reply:
     """An answer as it grows: drafts of what is generated, and the edited sentences that stay.
 
     prefix        what an earlier attempt has sent of it
-    passes        of the Korean editor, with register and is_native as it takes them
+    passes        of the Korean editor, with register, is_native and said as it takes them
     max_tokens    near this limit sentences come whole
     num_pieces    that were fed: about its tokens
     """
@@ -193,13 +198,16 @@ class Reply:
         register: Register | None = None,
         *,
         is_native: bool = False,
+        said: str = "",
         max_tokens: float = math.inf,
     ) -> None:
         self.text = prefix
         self.num_pieces = 0
         self._num_in_parts = _IN_PARTS_SHARE * max_tokens
         self._prefix = prefix
-        self._editor = KoreanEditor(passes, register=register, is_native=is_native, before=prefix, hold_s=_HOLD_S)
+        self._editor = KoreanEditor(
+            passes, register=register, is_native=is_native, said=said, before=prefix, hold_s=_HOLD_S
+        )
         self._num_dropped = 0  # code points of the draft that no sentence has replaced yet
 
     @property

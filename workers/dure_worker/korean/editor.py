@@ -37,6 +37,7 @@ class KoreanEditor:
     passes        those of PASSES that run
     register      that all sentences should have; None: each as it is
     is_native     Han characters and kana have no place in this answer (`foreign.scripts_for`)
+    said          by the one who is answered: quotations from it stay as they are
     before        what an earlier attempt has sent of the same answer
     hold_s        seconds by `clock`; the result is that of whole sentences unless later words change earlier ones
     counts        edits by pass
@@ -50,6 +51,7 @@ class KoreanEditor:
         *,
         register: Register | None = None,
         is_native: bool = False,
+        said: str = "",
         before: str = "",
         hold_s: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
@@ -74,7 +76,7 @@ class KoreanEditor:
         self.is_looping = False
         self._held = ""
         self._num_given = 0  # letters of what is held whose edited text was given
-        self._sent = before
+        self._sent, self._said = before, said
         self._hold_s, self._clock = hold_s, clock
         self._held_since = math.inf
 
@@ -193,7 +195,7 @@ class KoreanEditor:
         return self._sent.count(FENCE) % 2 == 1
 
     def _edited(self, clean: str, *, is_last: bool) -> Draft:
-        draft = Draft(clean, is_last)
+        draft = Draft(clean, is_last, self._said)
         for name, changes in self._steps.items():
             try:
                 draft.apply(name, changes(draft))

@@ -35,6 +35,8 @@ _PARTICLES = ("J", "VCP")
 _NEVER_LEFT = {"나"}
 _NAMES_IN_GWA = "과"
 _NO_NOUNS = {("나", "은"), ("저", "은"), ("삶", "는"), ("잠", "가"), ("후", "아")}
+# Vue 3, iOS 17: some read the number in English.
+_VERSION = re.compile(r"[A-Za-z][ -][0-9.]+\Z")
 # How much likelier the sentence must become: natural logarithm, as Kiwi's score.
 _GAIN = 1.0
 _BY_READING = 0.9
@@ -50,7 +52,7 @@ def changes(draft: Draft) -> list[Change]:
         marks = word[len(readings.bare(word)) :]
         if (match["tail"] and josa in ("이", "가", _NAMES_IN_GWA)) or ")" in marks or "]" in marks:
             continue
-        if josa in _NEVER_LEFT or (word, josa) in _NO_NOUNS:
+        if josa in _NEVER_LEFT or (word, josa) in _NO_NOUNS or _VERSION.search(draft.text, 0, match.end("word")):
             continue
         start, end = match.span("josa")
         change = Change(start, end, OTHER[josa], _BY_READING)

@@ -22,12 +22,18 @@ _KINDS = {
     "number": rf"(?:{_NUMBER})\s?{_UNIT}|{_NUMBER}",
 }
 _ANY = re.compile("|".join(f"(?:{pattern})" for pattern in _KINDS.values()), re.DOTALL)
+_QUOTED = re.compile(r"“([^”\n]+)”|‘([^’\n]+)’|\"([^\"\n]+)\"|'([^'\n]+)'|「([^」\n]+)」|『([^』\n]+)』|<([^>\n]+)>")
 _LETTER = "A"
 
 
 def spans(text: str) -> list[tuple[int, int]]:
     """Start and end of each, in order. An answer within a block of code is none of this module's business."""
     return [match.span() for match in _ANY.finditer(text) if match.end() > match.start()]
+
+
+def quotes(text: str, said: str) -> list[tuple[int, int]]:
+    """What is quoted of somebody else's words, marks included."""
+    return [match.span() for match in _QUOTED.finditer(text) if match[match.lastindex or 0].strip() in said]
 
 
 def hidden(text: str) -> str:

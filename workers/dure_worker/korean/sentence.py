@@ -52,11 +52,13 @@ class Draft:
     """A sentence between two passes.
 
     is_last    of the answer
+    said       by the one who is answered; quotations from it stay
     origins    for each letter of the text, and its end, the place in the raw sentence
     """
 
     text: str
     is_last: bool = False
+    said: str = ""
     origins: list[int] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
     _parse: Parse | None = field(default=None, init=False, repr=False)
@@ -66,8 +68,8 @@ class Draft:
 
     @property
     def protected(self) -> list[tuple[int, int]]:
-        """Spans that no pass may touch: code, addresses, formulas and the like."""
-        return masks.spans(self.text)
+        """Spans that no pass may touch: code, addresses, formulas, the other's words and the like."""
+        return masks.spans(self.text) + (masks.quotes(self.text, self.said) if self.said else [])
 
     @property
     def parsed(self) -> Parse:
