@@ -115,7 +115,7 @@ class KoreanEditor:
         if place is None or not self._may_part(self._held[:place]):
             return []
         # Edited in view of the words that are there; the last of them may be torn.
-        draft = self._edited(self._held[: self._held.rindex(" ")], is_last=False)
+        draft = self._edited(self._held[: self._held.rindex(" ")], is_last=False, without=Pass.REGISTER)
         if any(each.start < place < each.end for each in draft.edits):
             return []
         self._held_since = now
@@ -194,9 +194,12 @@ class KoreanEditor:
     def _is_in_code(self) -> bool:
         return self._sent.count(FENCE) % 2 == 1
 
-    def _edited(self, clean: str, *, is_last: bool) -> Draft:
+    def _edited(self, clean: str, *, is_last: bool, without: Pass | None = None) -> Draft:
+        """without: the register tells by a sentence's end, and remembers what it has seen."""
         draft = Draft(clean, is_last, self._said)
         for name, changes in self._steps.items():
+            if name is without:
+                continue
             try:
                 draft.apply(name, changes(draft))
             except Exception:
