@@ -80,6 +80,26 @@ def test_a_text_in_the_plain_style_of_prose_stays_and_a_stray_in_talk_does_not()
 
 
 @pytest.mark.parametrize(
+    ("text", "formal"),
+    [
+        ("다음과 같은 행동은 꼭 고려해 보세요.", "다음과 같은 행동은 꼭 고려해 보십시오."),
+        ("물은 1분 더 채워 주세요.", "물은 1분 더 채워 주십시오."),
+        ("지진이 나면 책상 밑으로 들어가세요.", "지진이 나면 책상 밑으로 들어가십시오."),
+        ("선생님은 아주 친절하세요.", "선생님은 아주 친절하십니다."),
+        ("부모님께서 오세요.", "부모님께서 오십니다."),
+        ("그분이 먼저 오세요.", "그분이 먼저 오세요."),
+        ("설크를 잼아주세요.", "설크를 잼아주세요."),
+    ],
+)
+def test_a_bidding_stays_one_unless_somebody_is_honoured(text: str, formal: str) -> None:
+    assert converted(text, F) == formal
+
+
+def test_who_offers_something_humbly_speaks_of_himself() -> None:
+    assert converted("이야기를 하나 들려 드리겠습니다.", P) == "이야기를 하나 들려 드릴게요."
+
+
+@pytest.mark.parametrize(
     ("text", "plain"),
     [
         ("오늘은 날씨가 좋습니다.", "오늘은 날씨가 좋아."),

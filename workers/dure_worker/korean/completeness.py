@@ -7,7 +7,7 @@ from dure_worker.korean.loops import FENCE
 # Laughter, tildes, emoji and other symbols end a sentence in chat.
 _SYMBOLS = "~ㅋㅎㅠㅜ^♡♥★☆✓\u2600-\u27bf\U0001f300-\U0001faff\ufe0f"
 _CLOSING = "\"'”’)\\]」』*_"
-_MARKED = re.compile(rf"(?:[.!?…。][{_CLOSING}]*(?:\s*[{_SYMBOLS}]+)?|[{_SYMBOLS}]|{FENCE})\s*\Z")
+_MARKED = re.compile(rf"(?:[.!?…。] ?[{_CLOSING}]*(?:\s*[{_SYMBOLS}]+)?|[{_SYMBOLS}]|{FENCE})\s*\Z")
 _NUMBER = r"(?:\d+|[가나다라마바사아자차카타파하])[.)]"
 _BARE_NUMBER = re.compile(rf"(?:\A|\n)\s*{_NUMBER}\s*\Z")
 _LIST_LINE = re.compile(rf"(?:\A|\n)[ \t]*(?:[-*+•][ \t]|{_NUMBER}[ \t]|\|)[^\n]*[^\s:,*]\**[ \t]*\Z")

@@ -67,10 +67,17 @@ def register_of(ending: Morpheme, wanted: Register | None = None) -> Register | 
 
 @dataclass(frozen=True)
 class Mood:
-    """What the rest of the sentence tells. has_subject: in the clause of the ending, or a topic."""
+    """What the rest of the sentence tells.
+
+    has_subject       in the clause of the ending, or a topic
+    has_nominative    in the clause of the ending
+    is_honoured       somebody is spoken of with 께서 or 님: 시 is theirs
+    """
 
     is_question: bool
     has_subject: bool
+    has_nominative: bool
+    is_honoured: bool
     is_first_person: bool
 
 
@@ -111,9 +118,9 @@ def _formal(before: Morpheme, form: str, mood: Mood) -> list[tuple[str, str]] | 
         stem = [kept] if before.form in _HONORIFIC else [kept, ("으시" if form.startswith("으") else "시", "EP")]
         if mood.is_question:
             found = [*stem, (f"{_B}니까", "EF")]
-        elif mood.has_subject:
+        elif mood.is_honoured:
             found = [*stem, (f"{_B}니다", "EF")]
-        elif not is_state:
+        elif not is_state and not mood.has_nominative:
             found = [*stem, (f"{_B}시오", "EF")]
     elif kind == "said" or (kind == "said or told" and is_polite):
         found = [kept, end]
@@ -155,10 +162,10 @@ def _plain(before: Morpheme, form: str, mood: Mood) -> list[tuple[str, str]] | N
         found = [(f"{_L}게", "EF")]
     elif before.form in _HONORIFIC and (form in _FORMAL or base in ("어", "아")):
         is_bidden = form in (f"{_B}시오", "십시오")
-        found = [("어", "EF")] if is_bidden else [kept, ("어", "EF")] if mood.has_subject else None
+        found = [("어", "EF")] if is_bidden else [kept, ("어", "EF")] if mood.is_honoured else None
     elif base in ("세", "으세"):
         honoured = [kept, ("으시" if base.startswith("으") else "시", "EP"), ("어", "EF")]
-        found = honoured if mood.has_subject and not mood.is_question else said
+        found = honoured if mood.is_honoured else None if mood.has_nominative and not mood.is_question else said
     elif form in ("십시오", "으십시오", *_STATED, *_ASKED) or base in ("에", "예", "이에", "여", "야", "어", "아"):
         found = said
     elif form in (f"{_B}시다", "읍시다"):

@@ -83,12 +83,18 @@ def _changed(text: str, morphemes: tuple[Morpheme, ...], place: int, wanted: Reg
     stem, ending = morphemes[place - 1], morphemes[place]
     seen = masks.hidden(text)
     start = max(seen.rfind(blank, 0, ending.end) for blank in " \n\t") + 1
-    if stem.start < start or text[: ending.end].endswith(_FIXED):
+    if stem.start < start or text[: ending.end].endswith(_FIXED) or _is_misread(seen[start : ending.end], stem, ending):
         return None
+    before = morphemes[:place]
     sentence = Mood(
         is_question="?" in text[ending.end :],
-        has_subject=_has_subject(morphemes[:place]),
-        is_first_person=any(each.tag == "NP" and each.form in _SPEAKER for each in morphemes[:place]),
+        has_subject=_has_subject(before),
+        has_nominative=_has_nominative(before),
+        is_honoured=any(
+            each.form == "께서" or (each.tag.startswith(("N", "X")) and each.form[-1:] == "님") for each in before
+        ),
+        # 드리 is humble: who else would be so.
+        is_first_person=any((each.tag == "NP" and each.form in _SPEAKER) or each.form == "드리" for each in before),
     )
     new = endings.converted(stem, ending, wanted, sentence)
     if new is None:
@@ -118,16 +124,27 @@ def _spliced(text: str, seen: str, start: int, end: int, spoken: str, stem: Morp
     return Change(start + same, end, spoken[same:], _CONFIDENCE)
 
 
-def _has_subject(morphemes: tuple[Morpheme, ...]) -> bool:
-    """In the last clause, or a topic that is not the listener."""
-    is_last_clause = True
-    for before, each in reversed(list(pairwise(morphemes))):
-        is_last_clause = is_last_clause and each.tag != "EC"
-        if each.tag == "JKS" and is_last_clause:
-            return True
-        if each.tag == "JX" and each.form in _TOPICS and before.form not in _LISTENER:
+def _is_misread(word: str, stem: Morpheme, ending: Morpheme) -> bool:
+    """세요 behind a verb is no 세다, however strange the verb is."""
+    return word.endswith("세요") and len(word) > len("세요") and not endings.is_honorific(ending) and stem.form == "세"
+
+
+def _has_nominative(morphemes: tuple[Morpheme, ...]) -> bool:
+    """In the last clause."""
+    for each in reversed(morphemes):
+        if each.tag == "EC":
+            return False
+        if each.tag == "JKS":
             return True
     return False
+
+
+def _has_subject(morphemes: tuple[Morpheme, ...]) -> bool:
+    """In the last clause, or a topic that is not the listener."""
+    return _has_nominative(morphemes) or any(
+        each.tag == "JX" and each.form in _TOPICS and before.form not in _LISTENER
+        for before, each in pairwise(morphemes)
+    )
 
 
 def _persons(text: str, morphemes: tuple[Morpheme, ...], words: dict[str, str], tags: tuple[str, ...]) -> list[Change]:
