@@ -132,6 +132,21 @@ def test_a_torn_sentence_of_which_a_part_is_out_keeps_its_rest() -> None:
     assert text_of(streamed(words(torn), [], hold_s=99, is_cut=True)) == "두레는 모임입니다."
 
 
+@pytest.mark.parametrize(
+    ("before", "wanted"),
+    [
+        ("두레는 모임입니다. 농촌에서", " 농사일을 서로 돕기 위하여 둔"),
+        ("두레는 모임입니다. ", ""),
+        ("두레는 모임입니다.", ""),
+        ("", " 농사일을 서로 돕기 위하여 둔"),
+    ],
+)
+def test_a_sentence_that_another_attempt_began_to_send_keeps_its_rest(before: str, wanted: str) -> None:
+    editor = KoreanEditor([], before=before)
+    parts = [*editor.feed(" 농사일을 서로 돕기 위하여 둔"), *editor.finish(is_cut=True)]
+    assert "".join(part.text for part in parts) == wanted
+
+
 def test_the_speaker_is_not_named_before_the_register_is_known() -> None:
     text = "네. 나는 오늘 아침에 일찍 일어나서 마을 사람들과 함께 넓은 밭을 갈았어."
     assert text_of(streamed(words(text), ["register"], register=Register.FORMAL)) == (

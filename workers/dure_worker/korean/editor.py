@@ -77,6 +77,8 @@ class KoreanEditor:
         self._held = ""
         self._num_given = 0  # letters of what is held whose edited text was given
         self._sent, self._said = before, said
+        # Its beginning is out already: of what is held, or what an earlier attempt has sent.
+        self._is_continued = bool(before.strip()) and not before[-1].isspace() and not completeness.is_complete(before)
         self._hold_s, self._clock = hold_s, clock
         self._held_since = math.inf
 
@@ -146,6 +148,7 @@ class KoreanEditor:
         self.counts.update(each.kind for each in edits)
         self._sent += text
         self._num_given = end or 0
+        self._is_continued = end is not None
         return Sentence(raw[given:end], text, edits)
 
     @property
@@ -154,7 +157,7 @@ class KoreanEditor:
         rest = self._held.rstrip()
         if self._is_in_code or FENCE in rest or completeness.is_ended(rest):
             return False
-        return bool(rest and self._num_given) or not completeness.is_complete(self._sent)
+        return (bool(rest) and self._is_continued) or not completeness.is_complete(self._sent)
 
     def _holds_loop(self, raw: str, *, is_whole: bool) -> bool:
         """Of words. What may stay is held then, as a sentence that was cut."""
@@ -217,7 +220,7 @@ class KoreanEditor:
             # The block begins in what is torn: without a line of code it says nothing.
             rest = rest[: rest.index(FENCE)]
         # With nothing complete before it, a torn sentence is still better than no answer.
-        can_stay = completeness.is_ended(rest) or self._num_given or not self._sent.strip()
+        can_stay = completeness.is_ended(rest) or self._is_continued or not self._sent.strip()
         return rest if can_stay else ""
 
 
