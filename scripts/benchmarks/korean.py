@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,8 @@ def main() -> None:
     lines = _table(found, len(clean), {kind: len(each) for kind, each in pairs.items()})
     lines += ["", f"A sentence takes {times['ms_p50']:.1f} ms (p50), {times['ms_p99']:.1f} ms (p99)."]
     lines += ["", f"Of {len(registers)} sentences in another register {reached:.1%} are said exactly as wanted."]
+    peers = [f"{package} {version(package)}" for package in PEERS if find_spec(package)]
+    lines += ["", f"Compared with {', '.join(peers)}."] if peers else []
     lines += footer(f"scripts/bench korean --sentences {given.sentences}")
     print("\n".join(lines))
     if is_own:
