@@ -12,7 +12,8 @@ from dure.job_store import JobStore
 from dure_worker.conversation.conversation import Conversation
 from dure_worker.engines import GenerateRequest
 from dure_worker.engines.scripted import ScriptedEngine
-from dure_worker.korean.editor import edit
+from dure_worker.korean.editor import KoreanEditor
+from dure_worker.whole_answer import whole_answer
 from support import events
 
 
@@ -68,10 +69,12 @@ def judge(store: JobStore, asked: list[Asked], deaths: list[tuple[str, float]]) 
 def expected_reply(payload: JobPayload, engine: ScriptedEngine) -> str:
     """What the scripted engine says alone, without a cluster around it."""
     prompt = Conversation(engine.count_tokens, engine.info.context).fit(payload)
-    tokens = engine.generate(GenerateRequest("alone", prompt.messages, prompt.max_tokens))
     # Of a scripted worker's passes none parses or ends loops.
-    passes = frozenset(Pass) - PARSING - {Pass.REPETITION}
-    return edit("".join(token.text for token in tokens), is_cut=True, passes=passes)
+    editor = KoreanEditor(frozenset(Pass) - PARSING - {Pass.REPETITION})
+    request = GenerateRequest("alone", prompt.messages, prompt.max_tokens)
+    tokens = whole_answer(engine, request, lambda: editor.is_torn)
+    sentences = [sentence for token in tokens for sentence in editor.feed(token.text)]
+    return "".join(sentence.text for sentence in [*sentences, *editor.finish(is_cut=True)]).rstrip()
 
 
 def question(number: int, max_tokens: int) -> JobPayload:
@@ -92,11 +95,11 @@ def _is_right(job: JobRecord, question: Asked, engine: ScriptedEngine) -> bool:
         return question.may_cancel
     if job.state != "done":
         return False
-    if job.attempt == 1:
-        return job.reply == expected_reply(question.payload, engine)
-    # A later attempt goes on from the sentences already sent: perhaps further, never otherwise.
-    further = replace(question.payload, max_tokens=4 * question.payload.max_tokens)
-    return bool(job.reply) and expected_reply(further, engine).startswith(str(job.reply))
+    reply, alone = job.reply or "", expected_reply(question.payload, engine)
+    # A later attempt goes on from the sentences already sent, and a sentence of which a slow worker has sent a part is
+    # not cut back: perhaps further, never otherwise.
+    further = expected_reply(replace(question.payload, max_tokens=4 * question.payload.max_tokens + 64), engine)
+    return further.startswith(reply) and (reply.startswith(alone) if job.attempt == 1 else bool(reply))
 
 
 def _recoveries(found: list[Event], deaths: list[tuple[str, float]]) -> list[float]:
