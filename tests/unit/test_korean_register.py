@@ -125,6 +125,8 @@ def test_who_offers_something_humbly_speaks_of_himself() -> None:
         ("정말 예쁘군요.", "정말 예쁘군."),
         ("어제는 비가 왔거든요.", "어제는 비가 왔거든."),
         ("고맙습니다.", "고마워."),
+        ("안녕하세요! 반갑습니다.", "안녕! 반가워."),
+        ("안녕하십니까?", "안녕?"),
     ],
 )
 def test_a_polite_sentence_is_said_to_a_friend(text: str, plain: str) -> None:
@@ -134,7 +136,6 @@ def test_a_polite_sentence_is_said_to_a_friend(text: str, plain: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "안녕하세요?",
         "오늘은 날씨가 좋아.",
         "정말 좋다.",
         "이쪽으로 와라.",

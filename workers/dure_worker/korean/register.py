@@ -19,6 +19,7 @@ _FIRST_PERSON = {"나": "저", "내": "제"}
 _FIRST_PERSON_PLAIN = {"저": "나", "제": "내", "저희": "우리"}
 # Whose first words are written otherwise once the end is known.
 _FIRST_PERSON_WORD = re.compile(r"(?<![가-힣])(?:나|내|저|제|저희)(?:[가는도를의]|에게|한테|\s|\Z)")
+_GREETING = re.compile(r"안녕하(?:세요|십니까)(?=[!.?~,\s]|\Z)")
 # No polite word for one's listener; a question to somebody needs none.
 _YOU = re.compile(r"당신(?:은|이)\s+(?=.*\?\s*\Z)")
 _SPEAKER = {"나", "저", "내", "제", "저희", "우리"}
@@ -43,7 +44,9 @@ class RegisterPass:
         morphemes = draft.parsed.morphemes
         place = last_ending(morphemes)
         changes = self._ending(draft.text, morphemes, place) if place is not None else []
-        if self._wanted is not Register.PLAIN:
+        if self._wanted is Register.PLAIN:
+            changes += [Change(*match.span(), "안녕", _CONFIDENCE) for match in [_GREETING.match(draft.text)] if match]
+        else:
             changes += _honoured(draft.text, morphemes)
             changes += [Change(*match.span(), "", _CONFIDENCE) for match in [_YOU.match(draft.text)] if match]
         return changes
