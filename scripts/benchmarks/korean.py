@@ -126,13 +126,17 @@ def listed() -> list[tuple[str, str]]:
     return [(f"그 {wrong} 등", f"그 {right} 등") for wrong, (right, _) in misspellings.entries().items()]
 
 
-def by_final_consonant(text: str) -> str:
-    """What a pattern alone does, without a parser."""
-    changed = text
+def _with_particles(text: str, chosen: Callable[[str, str], str]) -> str:
+    """Each particle as `chosen` of the word before it and what stands there."""
     for match in reversed(list(josa.candidates(text))):
         start, end = match.span("josa")
-        changed = changed[:start] + josa.agreeing(match["josa"], readings.final(match["word"])) + changed[end:]
-    return changed
+        text = text[:start] + chosen(match["word"], match["josa"]) + text[end:]
+    return text
+
+
+def by_final_consonant(text: str) -> str:
+    """What a pattern alone does, without a parser."""
+    return _with_particles(text, lambda word, particle: josa.agreeing(particle, readings.final(word)))
 
 
 def by_kiwi(text: str) -> str:
@@ -159,11 +163,7 @@ def by_soynlp(text: str) -> str:
 def by_tossi(text: str) -> str:
     from tossi import pick  # noqa: PLC0415
 
-    changed = text
-    for match in reversed(list(josa.candidates(text))):
-        start, end = match.span("josa")
-        changed = changed[:start] + pick(match["word"], match["josa"]) + changed[end:]
-    return changed
+    return _with_particles(text, pick)
 
 
 EDITORS: dict[str, Edit] = {

@@ -129,13 +129,13 @@ class Runner:
         if self._is_tight() and prompt.num_tokens > self._engine.info.context // _LONG_PROMPT_SHARE:
             raise Released
         texts = [message.content for message in payload.messages]
-        passes = [name for name in self._passes if payload.edits is None or name in payload.edits]
+        passes = passes_for(texts, (name for name in self._passes if payload.edits is None or name in payload.edits))
         sampling, is_native = payload.sampling, False
         if Pass.FOREIGN in passes and sampling.scripts is None and payload.style is not None:
             sampling = replace(sampling, scripts=scripts_for(texts))
             is_native = sampling.scripts is not None
         reply = Reply(
-            prefix, passes_for(texts, passes), register_of(payload),
+            prefix, passes, register_of(payload),
             is_native=is_native, said="\n".join(texts), max_tokens=prompt.max_tokens,
         )  # fmt: skip
         self._outbox.add(delivery, reply.opening())

@@ -8,7 +8,8 @@ from dure_worker.korean.loops import FENCE
 _SYMBOLS = "~ㅋㅎㅠㅜ^♡♥★☆✓\u2600-\u27bf\U0001f300-\U0001faff\ufe0f"
 _CLOSING = "\"'”’)\\]」』*_"
 _MARKED = re.compile(rf"(?:[.!?…。] ?[{_CLOSING}]*(?:\s*[{_SYMBOLS}]+)?|[{_SYMBOLS}]|{FENCE})\s*\Z")
-_NUMBER = r"(?:\d+|[가나다라마바사아자차카타파하])[.)]"
+COUNTED = r"(?:\d+|[가나다라마바사아자차카타파하])"  # what numbers a list
+_NUMBER = rf"{COUNTED}[.)]"
 _BARE_NUMBER = re.compile(rf"(?:\A|\n)\s*{_NUMBER}\s*\Z")
 _LIST_LINE = re.compile(rf"(?:\A|\n)[ \t]*(?:[-*+•][ \t]|{_NUMBER}[ \t]|\|)[^\n]*[^\s:,*]\**[ \t]*\Z")
 # Final endings that nothing but a mark can follow. 다 and 까 alone may go on (좋다고, 할까 봐).

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # A sentence ends with its mark, closing quotes or brackets, and white space; or with a line break. "1. " and "가. "
 # at the start of a line number a list and end nothing.
 _END = re.compile(r"""(?:[.!?…。]+["'”’)\]」』]*[ \t]+|\n+)(?=\S)""")
-_LIST_NUMBER = re.compile(r"^\s*(?:\d+|[가나다라마바사아자차카타파하])\.\s*$")
+_LIST_NUMBER = re.compile(rf"^\s*{completeness.COUNTED}\.\s*$")
 
 PASSES = tuple(Pass)
 

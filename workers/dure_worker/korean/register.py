@@ -45,10 +45,10 @@ class RegisterPass:
         place = last_ending(morphemes)
         changes = self._ending(draft.text, morphemes, place) if place is not None else []
         if self._wanted is Register.PLAIN:
-            changes += [Change(*match.span(), "안녕", _CONFIDENCE) for match in [_GREETING.match(draft.text)] if match]
+            changes += _opening(_GREETING, draft.text, "안녕")
         else:
             changes += _honoured(draft.text, morphemes)
-            changes += [Change(*match.span(), "", _CONFIDENCE) for match in [_YOU.match(draft.text)] if match]
+            changes += _opening(_YOU, draft.text, "")
         return changes
 
     def waits_for_end(self, beginning: str) -> bool:
@@ -154,6 +154,12 @@ def _persons(text: str, morphemes: tuple[Morpheme, ...], words: dict[str, str], 
     """나는 → 저는, 내가 → 제가, where the sentence was none of the polite ones; and back."""
     spans = [(each.start, each.end) for each in morphemes if each.tag in tags]
     return [Change(start, end, words[text[start:end]], _CONFIDENCE) for start, end in spans if text[start:end] in words]
+
+
+def _opening(pattern: re.Pattern[str], text: str, new: str) -> list[Change]:
+    """In place of what the sentence begins with, if it is that."""
+    match = pattern.match(text)
+    return [Change(*match.span(), new, _CONFIDENCE)] if match else []
 
 
 def _honoured(text: str, morphemes: tuple[Morpheme, ...]) -> list[Change]:
