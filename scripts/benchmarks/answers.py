@@ -27,7 +27,7 @@ from dure_worker.engines.llama import LlamaEngine
 from dure_worker.korean import completeness, endings, foreign, parser, register
 from dure_worker.korean.editor import KoreanEditor, edited
 from dure_worker.korean.endings import Register
-from dure_worker.runner import Reply
+from dure_worker.runner import begun
 from dure_worker.settings import WorkerSettings
 from dure_worker.whole_answer import whole_answer
 from dure_workshop.fetch import Fetcher
@@ -79,15 +79,9 @@ def _conversation(engine: LlamaEngine, style: str, *questions: str, seed: int) -
 
 
 def _answer(engine: LlamaEngine, style: str, messages: list[Message], seed: int) -> Answer:
-    scripts = foreign.scripts_for(message.content for message in messages[1:])
-    sampling = Sampling(seed=seed, scripts=scripts)
+    payload = JobPayload(messages[1:], style, sampling=Sampling(seed=seed))
+    reply, sampling = begun(payload, list(Pass), _MAX_TOKENS)
     request = GenerateRequest(f"{seed}/{len(messages)}", messages, _MAX_TOKENS, sampling=sampling)
-    reply = Reply(
-        passes=list(Pass),
-        register=register_of(JobPayload([], style)),
-        is_native=scripts is not None,
-        max_tokens=_MAX_TOKENS,
-    )
     raw, reason = "", ""
     generated: list[str] = []  # at the limit, where it is reached
 

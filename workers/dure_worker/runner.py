@@ -14,7 +14,7 @@ from dure import keys
 from dure.edits import Pass
 from dure.errors import DureError, EngineError, StoreError
 from dure.events import Draft, EventType, tidy
-from dure.job import JobError, JobPayload, JobState, PayloadError, Usage
+from dure.job import JobError, JobPayload, JobState, PayloadError, Sampling, Usage
 from dure.job_store import Claim, EmitReply, JobStore, NoClaim, Outcome
 from dure_worker.conversation.conversation import Conversation, Prompt
 from dure_worker.conversation.persona import register_of
@@ -128,16 +128,7 @@ class Runner:
         prompt = self._conversation.fit(payload)
         if self._is_tight() and prompt.num_tokens > self._engine.info.context // _LONG_PROMPT_SHARE:
             raise Released
-        texts = [message.content for message in payload.messages]
-        passes = passes_for(texts, (name for name in self._passes if payload.edits is None or name in payload.edits))
-        sampling, is_native = payload.sampling, False
-        if Pass.FOREIGN in passes and sampling.scripts is None and payload.style is not None:
-            sampling = replace(sampling, scripts=scripts_for(texts))
-            is_native = sampling.scripts is not None
-        reply = Reply(
-            prefix, passes, register_of(payload),
-            is_native=is_native, said="\n".join(texts), max_tokens=prompt.max_tokens,
-        )  # fmt: skip
+        reply, sampling = begun(payload, self._passes, prompt.max_tokens, prefix)
         self._outbox.add(delivery, reply.opening())
         last = Token("")
         with closing(self._tokens(claim, replace(payload, sampling=sampling), prompt, reply)) as tokens:
@@ -252,6 +243,20 @@ class Reply:
                 self._num_dropped = 0
         self.text += "".join(draft.text for draft in drafts)
         return drafts
+
+
+def begun(payload: JobPayload, passes: Sequence[str], max_tokens: int, prefix: str = "") -> tuple[Reply, Sampling]:
+    """The reply to a job, and how its tokens are drawn. passes: those that its worker runs."""
+    texts = [message.content for message in payload.messages]
+    passes = passes_for(texts, (name for name in passes if payload.edits is None or name in payload.edits))
+    sampling, is_native = payload.sampling, False
+    if Pass.FOREIGN in passes and sampling.scripts is None and payload.style is not None:
+        sampling = replace(sampling, scripts=scripts_for(texts))
+        is_native = sampling.scripts is not None
+    reply = Reply(
+        prefix, passes, register_of(payload), is_native=is_native, said="\n".join(texts), max_tokens=max_tokens
+    )
+    return reply, sampling
 
 
 def _request_id(claim: Claim) -> str:
