@@ -27,7 +27,7 @@ from dure_worker.engines.llama import LlamaEngine
 from dure_worker.korean import completeness, endings, foreign, parser, register
 from dure_worker.korean.editor import KoreanEditor, edited
 from dure_worker.korean.endings import Register
-from dure_worker.runner import begun
+from dure_worker.runner import Reply, begun
 from dure_worker.settings import WorkerSettings
 from dure_worker.whole_answer import whole_answer
 from dure_workshop.fetch import Fetcher
@@ -82,20 +82,44 @@ def _answer(engine: LlamaEngine, style: str, messages: list[Message], seed: int)
     payload = JobPayload(messages[1:], style, sampling=Sampling(seed=seed))
     reply, sampling = begun(payload, list(Pass), _MAX_TOKENS)
     request = GenerateRequest(f"{seed}/{len(messages)}", messages, _MAX_TOKENS, sampling=sampling)
-    raw, reason = "", ""
-    generated: list[str] = []  # at the limit, where it is reached
-
-    def is_torn() -> bool:
-        generated.append(raw)
-        return reply.is_torn
-
-    for token in whole_answer(engine, request, is_torn):
-        raw, reason = raw + token.text, token.finish_reason
+    reader = _Reader(reply)
+    reason = ""
+    for token in whole_answer(engine, request, reader):
+        reader.raw, reason = reader.raw + token.text, token.finish_reason
         reply.feed(token.text)
         if reply.is_looping:
             break
     reply.finish(is_cut=reason != "stop")
-    return Answer(style, messages[-1].content, (generated or [raw])[0].rstrip(), reply.text.rstrip())
+    return Answer(style, messages[-1].content, reader.generated.rstrip(), reply.text.rstrip())
+
+
+class _Reader:
+    """Remembers what the engine alone would have answered."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.raw = ""
+        self._reply = reply
+        self._at_first: str | None = None
+
+    @property
+    def generated(self) -> str:
+        """Up to the limit, or the first sentence that was taken back."""
+        return self.raw if self._at_first is None else self._at_first
+
+    @property
+    def is_torn(self) -> bool:
+        self._remember()
+        return self._reply.is_torn
+
+    def take_back(self) -> str:
+        forgotten = self._reply.take_back()
+        if forgotten:
+            self._remember()
+        return forgotten
+
+    def _remember(self) -> None:
+        if self._at_first is None:
+            self._at_first = self.raw
 
 
 def judged(found: list[Answer], text_of: Callable[[Answer], str]) -> Figures:

@@ -72,7 +72,7 @@ def expected_reply(payload: JobPayload, engine: ScriptedEngine) -> str:
     # Of a scripted worker's passes none parses or ends loops.
     editor = KoreanEditor(frozenset(Pass) - PARSING - {Pass.REPETITION})
     request = GenerateRequest("alone", prompt.messages, prompt.max_tokens)
-    tokens = whole_answer(engine, request, lambda: editor.is_torn)
+    tokens = whole_answer(engine, request, editor)
     sentences = [sentence for token in tokens for sentence in editor.feed(token.text)]
     return "".join(sentence.text for sentence in [*sentences, *editor.finish(is_cut=True)]).rstrip()
 

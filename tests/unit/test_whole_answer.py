@@ -6,10 +6,13 @@ from typing import Literal
 
 import pytest
 
+from dure.edits import Pass
 from dure.errors import ContextOverflow
-from dure.job import Message, Usage
+from dure.events import EventType
+from dure.job import Message, Sampling, Usage
 from dure_worker.engines import EngineInfo, GenerateRequest, Token
 from dure_worker.korean.editor import KoreanEditor
+from dure_worker.runner import Reply
 from dure_worker.whole_answer import whole_answer
 
 
@@ -59,7 +62,7 @@ LONG = "두레는 농촌에서 농사일을 서로 돕기 위하여 둔 모임�
 def answered(engine: Reciting, max_tokens: int, prefix: str = "") -> tuple[str, Token]:
     editor = KoreanEditor([], before=prefix)
     text, last = "", Token("")
-    for token in whole_answer(engine, GenerateRequest("r", ASKED, max_tokens, prefix), lambda: editor.is_torn):
+    for token in whole_answer(engine, GenerateRequest("r", ASKED, max_tokens, prefix), editor):
         last = token
         text += "".join(sentence.text for sentence in editor.feed(token.text))
     text += "".join(sentence.text for sentence in editor.finish(is_cut=last.finish_reason != "stop"))
@@ -126,6 +129,100 @@ def test_what_was_taken_over_is_part_of_the_sentence() -> None:
     engine = Reciting(LONG)
     text, _ = answered(engine, 3, prefix="두레는 농촌에서 ")
     assert text == "농사일을 서로 돕기 위하여 둔 모임입니다."
+
+
+@dataclass
+class Trying(Reciting):
+    """Says one text after the other, each from behind the prefix on that it is asked for."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def generate(self, request: GenerateRequest) -> Generator[Token]:
+        self.text = request.prefix + self.texts[len(self.requests)]
+        return super().generate(request)
+
+
+def natively(engine: Reciting, max_tokens: int = 50, sampling: Sampling = Sampling()) -> tuple[str, list[Token]]:
+    """The answer where Han characters and kana have no place, and the tokens behind it."""
+    editor = KoreanEditor([Pass.FOREIGN], is_native=True)
+    text, tokens = "", []
+    for token in whole_answer(engine, GenerateRequest("r", ASKED, max_tokens, sampling=sampling), editor):
+        tokens.append(token)
+        text += "".join(sentence.text for sentence in editor.feed(token.text))
+    text += "".join(sentence.text for sentence in editor.finish(is_cut=tokens[-1].finish_reason != "stop"))
+    return text, tokens
+
+
+def test_a_sentence_with_foreign_letters_is_written_anew() -> None:
+    engine = Trying("", texts=["두레입니다. 우리 の 마을", " 우리 마을입니다."])
+    text, tokens = natively(engine)
+    assert text == "두레입니다. 우리 마을입니다."
+    assert [request.prefix for request in engine.requests] == ["", "두레입니다."]
+    assert tokens[-1] == Token("", "stop", Usage(10, 5))
+
+
+def test_each_try_has_dice_of_its_own_and_what_is_left_of_the_limit() -> None:
+    engine = Trying("", texts=["우리 の", "그 の", "마을입니다."])
+    natively(engine, 9, Sampling(temperature=0, seed=2**31 - 2))
+    assert [request.sampling.seed for request in engine.requests] == [2**31 - 2, 2**31 - 1, 0]
+    assert [request.sampling.temperature for request in engine.requests] == [0, 0.5, 0.5]
+    assert [request.max_tokens for request in engine.requests] == [9, 7, 5]
+
+
+def test_after_two_more_tries_the_letters_are_left_out() -> None:
+    engine = Trying("", texts=["우리 の 마을"] * 4)
+    text, tokens = natively(engine)
+    assert text == "우리 마을"
+    assert len(engine.requests) == 3
+    assert tokens[-1] == Token("", "stop", Usage(10, 7))
+
+
+def test_the_two_tries_are_of_the_answer_not_of_each_sentence() -> None:
+    engine = Trying("", texts=["가요. 나는 の", "나는 가요. 그 の", "그 の 마을. 또 の 마을."])
+    text, _ = natively(engine)
+    assert text == "가요. 나는 가요. 그 마을. 또 마을."
+
+
+def test_at_the_limit_there_is_no_other_try() -> None:
+    engine = Trying("", texts=["우리 の 마을", "마을입니다."])
+    text, tokens = natively(engine, 2)
+    assert text == "우리 마을입니다."
+    assert [(request.prefix, request.max_tokens) for request in engine.requests] == [("", 2), ("우리 の ", 64)]
+    assert tokens[-1] == Token("", "length", Usage(10, 3))
+
+
+@pytest.mark.parametrize("said", ["이것은 두레(農社)입니다.", "이것은 `の` 입니다.", "두레(옛날 社"])
+def test_in_brackets_and_code_they_are_in_their_place(said: str) -> None:
+    engine = Trying("", texts=[said])
+    natively(engine)
+    assert len(engine.requests) == 1
+
+
+def test_the_next_sentence_replaces_what_was_taken_back() -> None:
+    engine = Trying("", texts=["두레입니다. 우리 の 마을", "우리 마을입니다."])
+    reply = Reply(passes=[Pass.FOREIGN], is_native=True)
+    drafts, shown = [], ""
+    for token in whole_answer(engine, GenerateRequest("r", ASKED, 50), reply):
+        drafts += reply.feed(token.text)
+    drafts += reply.finish(is_cut=False)
+    for draft in drafts:
+        shown = shown + draft.text if draft.type is EventType.TOKEN else shown[draft.replaces :]
+    assert not shown.strip()
+    assert reply.text == "두레입니다. 우리 마을입니다."
+
+
+def test_what_was_given_of_the_sentence_stays() -> None:
+    seconds = iter(range(100))
+    editor = KoreanEditor([Pass.FOREIGN], is_native=True, hold_s=2, clock=lambda: next(seconds))
+    pieces = ["이것은 ", "우리 ", "마을의 ", "오래된 ", "모임 ", "の"]
+    given = "".join(sentence.text for piece in pieces for sentence in editor.feed(piece))
+    assert given
+    forgotten = editor.take_back()
+    assert given + forgotten == "".join(pieces)
+    assert editor.take_back() == ""
+    rest = [*editor.feed(" 모임입니다."), *editor.finish(is_cut=False)]
+    assert given + "".join(sentence.text for sentence in rest) == given + " 모임입니다."
+    assert editor.counts == {Pass.FOREIGN: 1}
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ class Runner:
         if payload.style is None:
             # The client's own words rule, and its limit is as strict as OpenAI's.
             return self._engine.generate(request)
-        return whole_answer(self._engine, request, lambda: reply.is_torn)
+        return whole_answer(self._engine, request, reply)
 
 
 class Reply:
@@ -209,6 +209,12 @@ class Reply:
     def is_torn(self) -> bool:
         """An answer that ended now would end in the middle, and nothing could be cut back to."""
         return self._editor.is_torn
+
+    def take_back(self) -> str:
+        """As KoreanEditor's. The next sentence replaces the drafts of it too."""
+        forgotten = self._editor.take_back()
+        self._num_dropped += len(tidy(forgotten))
+        return forgotten
 
     @property
     def edits(self) -> Counter[str]:

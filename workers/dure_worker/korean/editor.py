@@ -169,6 +169,23 @@ class KoreanEditor:
             self._begin_loop()
         return cut is not None
 
+    def take_back(self) -> str:
+        """Forget the sentence that is being written, where the pass `foreign` would have to leave letters out of it, so
+        that the model may write it anew. Returns what was forgotten: its raw text behind any part that was given.
+        """
+        news = self._held[self._num_given :]
+        if Pass.FOREIGN not in self._steps or not foreign.has_letters(news) or self._is_in_code or FENCE in self._held:
+            return ""
+        draft = Draft(self._held, said=self._said)
+        draft.apply(Pass.FOREIGN, foreign.changes(draft))
+        places = [each.start for each in draft.edits if each.start >= self._num_given]
+        # Within brackets or quotes that are still open they may yet be in their place.
+        if not places or not hold.is_closed(self._held[: places[0]]):
+            return ""
+        self._held = self._held[: self._num_given]
+        self.counts[Pass.FOREIGN] += 1
+        return news
+
     def finish(self, *, is_cut: bool) -> list[Sentence]:
         """Return the last sentence. is_cut: the generation was stopped by its length limit, perhaps mid-sentence."""
         rest = self._held

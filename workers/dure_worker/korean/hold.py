@@ -25,12 +25,12 @@ def safe_place(sentence: str, sent: int) -> int | None:
     for place in reversed(places):
         if place <= sent:
             return None
-        if not any(start < place < end for start, end in closed) and _is_closed(sentence[:place]):
+        if not any(start < place < end for start, end in closed) and is_closed(sentence[:place]):
             return place
     return None
 
 
-def _is_closed(text: str) -> bool:
+def is_closed(text: str) -> bool:
     return all(text.count(opening) == text.count(closing) for opening, closing in _PAIRS) and all(
         text.count(mark) % 2 == 0 for mark in _EVEN
     )
