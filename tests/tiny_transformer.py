@@ -8,6 +8,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast
 
+from dure_workshop import texts
+
 ROLES = ["<|im_start|>", "<|im_end|>"]
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
@@ -18,7 +20,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gpt_neox": {"use_parallel_residual": True},
 }
 _KINDS = {"llama": LlamaConfig, "gpt_neox": GPTNeoXConfig}
-_TEXT = Path(__file__).with_name("korean_text.txt")
 
 
 def write(
@@ -57,7 +58,7 @@ def _tokenizer(template: str | None) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    found.train_from_iterator(_TEXT.read_text("utf-8").splitlines(), trainer)
+    found.train_from_iterator(texts.own("korean").splitlines(), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=found, eos_token=ROLES[1], chat_template=template)
 
 

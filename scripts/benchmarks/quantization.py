@@ -20,7 +20,8 @@ from dure_worker.engines.ark.loading import load, packed
 from dure_worker.engines.ark.packed_file import PackedFile
 from dure_worker.engines.ark.packing import AS_IN_THE_FILE, Recipe
 from dure_worker.settings import WorkerSettings
-from dure_workshop.ark_perplexity import ark_perplexity
+from dure_workshop.evaluate.ark_logits import ArkLogits
+from dure_workshop.evaluate.likelihood import text_perplexity
 from dure_workshop.fetch import Fetcher
 from dure_workshop.perplexity import perplexity
 
@@ -68,7 +69,7 @@ def of_ark(name: str, path: Path, recipe: Recipe, text: str) -> Row:
             tensor.nbytes for name, tensor in PackedFile.open(target).tensors.items() if not name.startswith("embed")
         )
         source = gguf.read(link)
-        found = ark_perplexity(source, load(source, recipe), text).per_token
+        found = text_perplexity(ArkLogits(source, load(source, recipe)), text).per_token
         return Row(f"ark, {name}", read, target.stat().st_size, found)
 
 

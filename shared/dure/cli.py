@@ -10,7 +10,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from dure import __version__, artifact, catalog, doctor_cli, jobs_cli, model_cli, personas_cli, run_file, workers_cli
+from dure import (
+    __version__,
+    artifact,
+    catalog,
+    doctor_cli,
+    jobs_cli,
+    model_cli,
+    personas_cli,
+    run_file,
+    workers_cli,
+    workshop_cli,
+)
 from dure.cli_shared import cell, require
 from dure.errors import DureError
 from dure.persona import DEFAULT_PERSONALITY
@@ -137,6 +148,7 @@ app.command()(personas_cli.personas)
 app.add_typer(jobs_cli.app, name="jobs")
 app.command()(doctor_cli.doctor)
 app.add_typer(model_cli.app, name="model")
+app.add_typer(workshop_cli.app, name="workshop")
 
 
 def _settings(model: str | None, environ: dict[str, str] | None = None) -> Settings:

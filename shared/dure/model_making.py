@@ -1,8 +1,5 @@
 """`dure model fetch`, `add`, `trim` and `bench`: what the workshop does, started as a program of its own."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +11,7 @@ from dure import catalog, model_names
 from dure.cli_shared import JsonOption, cell, plain_table, print_json, require, say
 from dure.memory_plan import Precision
 from dure.settings import Settings
+from dure.workshop_process import run_workshop
 
 
 def model_fetch(
@@ -23,7 +21,7 @@ def model_fetch(
     require("filelock", "worker")
     settings = Settings.read()
     model = model_names.on_list(name or settings.model, settings.models_dir)
-    _workshop("fetch", model.name)
+    run_workshop("fetch", model.name)
     path = catalog.weights_path(settings.models_dir, model)
     if as_json:
         print_json({"name": model.name, "path": str(path), "bytes": path.stat().st_size})
@@ -61,7 +59,7 @@ def model_trim(
         *([f"--add-words={add_words}"] if add_words else []),
         *(f"--text={path}" for path in text or ()),
     ]
-    report = _workshop(*command)
+    report = run_workshop(*command)
     if as_json:
         print_json(report)
         return
@@ -94,7 +92,7 @@ def model_add(
         *([f"--name={name}"] if name else []),
         *([f"--file={file}"] if file else []),
     ]
-    added = _workshop("add", source, *options)
+    added = run_workshop("add", source, *options)
     if as_json:
         print_json(added)
         return
@@ -113,7 +111,7 @@ def model_bench(
     settings = Settings.read()
     model = model_names.on_list(name or settings.model, settings.models_dir)
     model_names.weights_of(model.name, settings.models_dir)
-    found = _workshop("bench", model.name, f"--repeats={repeats}")
+    found = run_workshop("bench", model.name, f"--repeats={repeats}")
     if as_json:
         print_json(found)
         return
@@ -138,17 +136,6 @@ def _bench_rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         ),
         ("계획", "planned", f"{found['plan_rss_bytes'] / 2**20:,.0f} MiB"),
     ]
-
-
-def _workshop(*arguments: str) -> dict[str, Any]:
-    """Run it; its progress and errors go to this terminal. What it printed last as JSON, {} where it prints none."""
-    command = [sys.executable, "-m", "dure_workshop", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=False)
-    if done.returncode:
-        raise typer.Exit(done.returncode)
-    lines = done.stdout.splitlines()
-    found: dict[str, Any] = json.loads(lines[-1]) if lines else {}
-    return found
 
 
 def _trim_table(report: dict[str, Any]) -> Table:

@@ -14,11 +14,13 @@ pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for
 
 from dure_worker.engines.ark.chat_tokenizer import ChatTokenizer
 from dure_worker.engines.ark.loading import load
-from dure_workshop.ark_perplexity import ark_perplexity
+from dure_workshop import texts
+from dure_workshop.evaluate.ark_logits import ArkLogits
+from dure_workshop.evaluate.likelihood import text_perplexity
 
 pytestmark = pytest.mark.weights
 
-TEXT = (Path(__file__).parents[1] / "korean_text.txt").read_text("utf-8")
+TEXT = texts.own("korean")
 # What a tokenizer trips over: tokens found whole, runs of spaces, bytes, the space mark itself.
 ODD = ["하나\n\n\n  둘\t<b>굵게</b> 漢字 😀 e\u0301", "<0x0A> foo_bar(3.14)", "aaaaaaaa  ▁ ▁▁a", " \n" * 9, "뷁 ㅋㅋㅋ"]
 # Of the perplexity in llama.cpp.
@@ -45,6 +47,6 @@ def test_text_becomes_the_tokens_of_its_makers(weights: Path) -> None:
 def test_korean_is_foreseen_as_well_as_in_llama(weights: Path) -> None:
     text = TEXT[:1500]
     source = gguf.read(weights)
-    wanted, found = perplexity(weights, text), ark_perplexity(source, load(source), text)
+    wanted, found = perplexity(weights, text), text_perplexity(ArkLogits(source, load(source)), text)
     assert found.num_tokens == wanted.num_tokens
     assert 1 / _WITHIN < found.per_token / wanted.per_token < _WITHIN

@@ -10,6 +10,7 @@ import pytest
 
 from dure import gguf
 from dure.errors import SettingsError
+from dure_workshop import texts
 from dure_workshop.dequantize import rows
 from dure_workshop.hidden_states import HiddenStates
 from dure_workshop.perplexity import CONTEXT, WINDOW, perplexity
@@ -17,7 +18,7 @@ from dure_workshop.trim.gguf_file import GgufModel, trim
 
 pytestmark = pytest.mark.weights
 
-TEXT = (Path(__file__).parents[1] / "korean_text.txt").read_text("utf-8")
+TEXT = texts.own("korean")
 SIZE = 32_000
 
 

@@ -1,7 +1,7 @@
-"""`python -m dure_workshop fetch|add|trim|bench …`: the workshop's commands as a program of their own.
+"""`python -m dure_workshop fetch|add|trim|bench|evaluate …`: the workshop's commands as a program of their own.
 
-Progress and errors go to standard error. `add`, `trim` and `bench` end with one JSON object on standard
-output: what is there now, what was cut, what was measured.
+Progress and errors go to standard error. All but `fetch` end with one JSON object on standard output: what is there
+now, what was cut, what was measured.
 """
 
 import argparse
@@ -50,15 +50,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str]) -> None:
+    program = "dure workshop" if arguments[:1] == ["evaluate"] else "dure model"
     try:
         options = _parser().parse_args(arguments)
         found = _COMMANDS[options.command](options, Settings.read(), Console(stderr=True))
         if found:
             sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
     except DureError as error:
-        sys.exit(f"dure model: {error}")
+        sys.exit(f"{program}: {error}")
     except KeyboardInterrupt:
-        sys.exit("dure model: stopped; the same command goes on from here")
+        sys.exit(f"{program}: stopped; the same command goes on from here")
 
 
 def _run_fetch(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
@@ -107,11 +108,18 @@ def _run_bench(options: argparse.Namespace, settings: Settings, console: Console
     return bench(settings, WorkerSettings.read(), options.name, options.repeats, console)
 
 
+def _run_evaluate(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
+    from dure_workshop.evaluate import command  # noqa: PLC0415 - needs numpy and matplotlib
+
+    return command.run(options, settings, console)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Console], dict[str, Any]]] = {
     "fetch": _run_fetch,
     "add": _run_add,
     "trim": _run_trim,
     "bench": _run_bench,
+    "evaluate": _run_evaluate,
 }
 
 
@@ -247,6 +255,14 @@ def _parser() -> argparse.ArgumentParser:
     measured = commands.add_parser("bench")
     measured.add_argument("name", metavar="MODEL")
     measured.add_argument("--repeats", type=int, default=5)
+    judged = commands.add_parser("evaluate")
+    judged.add_argument("models", metavar="MODEL", nargs="+")
+    judged.add_argument("--engine", action="append", choices=("llama", "ark"))
+    judged.add_argument("--text", action="append", type=Path)
+    judged.add_argument("--questions", type=Path)
+    judged.add_argument("--limit", type=int)
+    judged.add_argument("--reference")
+    judged.add_argument("--out", type=Path, default=Path("evaluation"))
     cut = commands.add_parser("trim")
     cut.add_argument("source", type=Path)
     cut.add_argument("--out", type=Path, required=True)

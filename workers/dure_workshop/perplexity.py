@@ -17,6 +17,7 @@ from dure.gguf import Gguf
 from dure_workshop.dequantize import Floats, rows
 from dure_workshop.hidden_states import HiddenStates
 from dure_workshop.trim.gguf_file import GgufModel
+from dure_workshop.trim.text import Encoder
 from dure_workshop.trim.vocabulary import Vocabulary
 
 WINDOW = 512
@@ -66,10 +67,14 @@ def perplexity(
     return Perplexity(len(targets), num_bytes(model.vocabulary, targets), float(nll.sum()))
 
 
-def encoded(model: GgufModel, text: str) -> list[int]:
+def encoder_of(model: GgufModel) -> Encoder:
     if model.segmenter is None:
         raise SettingsError(f"texts of a {model.pre} vocabulary cannot be segmented here: take another model")
-    ids = model.segmenter.encode(text)
+    return model.segmenter
+
+
+def encoded(model: GgufModel, text: str) -> list[int]:
+    ids = encoder_of(model).encode(text)
     if len(ids) <= CONTEXT:
         raise SettingsError(f"the text has {len(ids)} tokens, and {CONTEXT} are context: give a longer one")
     return ids

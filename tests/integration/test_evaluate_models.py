@@ -1,0 +1,114 @@
+"""The 0.5B judged through the command: both engines, the same figures as the workshop's other ways, kept results."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dure_workshop import texts
+from dure_workshop.evaluate import evaluation
+from dure_workshop.evaluate.choices import Question
+from dure_workshop.evaluate.evaluation import Exam, Results, Subject, evaluate
+from dure_workshop.perplexity import perplexity
+
+pytest.importorskip("torch", reason="the extra `torch` is not installed")
+pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
+
+pytestmark = pytest.mark.weights
+
+MODEL = "qwen2.5-coder-0.5b-korean"
+TEXT = texts.own("korean")[:1200]
+COPA = """ID\tsentence\tquestion\t1\t2\tAnswer
+1\t하늘에 먹구름이 몰려왔다.\t결과\t비가 세차게 내렸다.\t책이 가방을 읽었다.\t1
+2\t아이가 넘어져 무릎을 다쳤다.\t결과\t아이가 울음을 터뜨렸다.\t무릎이 바다를 불렀다.\t1
+3\t가게가 문을 닫았다.\t원인\t사과가 구름을 접었다.\t손님이 줄었다.\t2
+4\t전등이 나갔다.\t결과\t방이 어두워졌다.\t방이 사과를 먹었다.\t1
+"""
+
+
+def dure(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [str(Path(sys.executable).with_name("dure")), "workshop", "evaluate", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def judged(fetched: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    fetched(MODEL)
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "village.txt").write_text(TEXT, "utf-8")
+    (folder / "COPA.dev.tsv").write_text(COPA, "utf-8")
+    told = dure(
+        MODEL, "--engine=llama", "--engine=ark", f"--text={folder / 'village.txt'}", f"--questions={folder}",
+        f"--reference={MODEL}", f"--out={folder / 'out'}", "--json",
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    found: dict[str, Any] = json.loads(told.stdout)
+    return folder / "out", found
+
+
+def test_both_engines_are_judged_alike(judged: tuple[Path, dict[str, Any]], fetched: Callable[[str], Path]) -> None:
+    _, found = judged
+    llama, ark = found["rows"]
+    wanted = perplexity(fetched(MODEL), TEXT)
+    assert llama["text"]["village"]["num_tokens"] == wanted.num_tokens
+    assert llama["text"]["village"]["per_token"] == pytest.approx(wanted.per_token, rel=0.01)
+    assert ark["text"]["village"]["per_token"] == pytest.approx(wanted.per_token, rel=0.05)
+    assert llama["divergence"]["village"]["kl_nats"] < 1e-3
+    assert llama["divergence"]["village"]["same_top"] > 0.99
+    assert llama["divergence"]["village"]["kl_nats"] < ark["divergence"]["village"]["kl_nats"] < 0.2
+    # Nonsense is less likely than sense to any model that works.
+    assert llama["task"]["COPA"]["accuracy"] >= 0.75
+    assert 4 < llama["bits_per_weight"] < 7
+
+
+def test_the_results_lie_there(judged: tuple[Path, dict[str, Any]]) -> None:
+    out, found = judged
+    table = (out / "evaluation.md").read_text("utf-8")
+    assert found["command"] in table
+    assert f"{found['rows'][0]['text']['village']['per_token']:.2f}" in table
+    assert json.loads((out / "figures.json").read_text("utf-8"))["rows"] == found["rows"]
+    assert (out / "evaluation.png").stat().st_size > 1000
+
+
+def test_what_is_done_is_not_done_again(
+    judged: tuple[Path, dict[str, Any]], fetched: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, found = judged
+    exam = Exam({"village": TEXT}, {})
+    subject = Subject(MODEL, fetched(MODEL))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(evaluation, "_logits", refuse)
+    [row] = evaluate([subject], exam, Results(out), 2, lambda *_: None)
+    assert row["text"] == found["rows"][0]["text"]
+    with pytest.raises(AssertionError):
+        evaluate([subject], Exam({"village": TEXT + "또"}, {}), Results(out), 2, lambda *_: None)
+    with pytest.raises(AssertionError):
+        evaluate([subject], Exam({}, {"COPA": [Question("가", ("나", "다"), 0)]}), Results(out), 2, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["qwen-9000"], "no model is called 'qwen-9000'"),
+        ([MODEL, "--engine=vllm"], "invalid choice: 'vllm'"),
+        ([MODEL, "--text=/nowhere.txt"], "--text /nowhere.txt cannot be read"),
+        ([MODEL, "--questions=/nowhere"], "/nowhere holds no task"),
+        ([MODEL, "--out=/proc/there"], "/proc/there cannot be used"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(
+    fetched: Callable[[str], Path], tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    fetched(MODEL)
+    given = arguments if any(each.startswith("--out") for each in arguments) else [*arguments, f"--out={tmp_path}"]
+    told = dure(*given)
+    assert told.returncode == 1
+    assert message in told.stderr
+    assert "Traceback" not in told.stderr

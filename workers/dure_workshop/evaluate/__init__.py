@@ -1,0 +1,1 @@
+"""What a model is worth, measured alike for every engine and artifact."""
