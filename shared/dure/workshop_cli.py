@@ -68,3 +68,57 @@ def evaluate(
     Console().print(table)
     say("글은 토큰당 혼란도(낮을수록 좋음), 문제는 정답률입니다. / Texts: perplexity a token; tasks: accuracy.")
     say(found["table"])
+
+
+ImportanceTexts = Annotated[
+    list[Path] | None,
+    typer.Option(help="Korean text, UTF-8, to see which columns count. May be repeated. Default: an own one."),
+]
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name that is listed, or a .gguf file.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    text: ImportanceTexts = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Which columns of the matrices count: the mean square of their inputs over a text; for `quantize`."""
+    require("torch", "workshop")
+    found = run_workshop("calibrate", model, *(f"--text={path}" for path in text or ()), f"--out={out}")
+    if as_json:
+        print_json(found)
+        return
+    say(f"{found['out']}: {found['tensors']} tensors, {found['num_tokens']:,} tokens")
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name that is listed, or a .gguf file.")],
+    out: Annotated[Path, typer.Option(help="The .gguf file to write.")],
+    target_mb: Annotated[float | None, typer.Option(min=1, help="MB of all weights together.")] = None,
+    bits: Annotated[float | None, typer.Option(min=1, max=16, help="Bits a weight over all tensors.")] = None,
+    preset: Annotated[str | None, typer.Option(help="2bit: at most 2.9 bits a weight over all tensors.")] = None,
+    importance: Annotated[Path | None, typer.Option(help="From `calibrate`. Default: made now, beside --out.")] = None,
+    text: ImportanceTexts = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fewer bits: by the importance of the inputs, more for the tensors that gain most from them."""
+    require("torch", "workshop")
+    options = [
+        *([f"--target-mb={target_mb}"] if target_mb is not None else []),
+        *([f"--bits={bits}"] if bits is not None else []),
+        *([f"--preset={preset}"] if preset is not None else []),
+        *([f"--importance={importance}"] if importance is not None else []),
+        *(f"--text={path}" for path in text or ()),
+    ]
+    found = run_workshop("quantize", model, f"--out={out}", *options)
+    if as_json:
+        print_json(found)
+        return
+    before, after = found["bits_per_weight"]
+    kinds = ", ".join(f"{number} × {kind}" for kind, number in found["kinds"].items())
+    say(f"{found['out']}: {found['bytes'] / 1e6:,.0f} MB, {kinds}")
+    say(f"가중치당 비트 / bits a weight, {found['num_weights']:,}: {before:.2f} → {after:.2f}")
+    say(f"얼마나 나빠졌나 / what it costs: dure workshop evaluate {model} {found['out']}")
+    say(f"쓰려면 / to serve it: dure model add {found['out']}")

@@ -1,4 +1,4 @@
-"""`python -m dure_workshop fetch|add|trim|bench|evaluate …`: the workshop's commands as a program of their own.
+"""`python -m dure_workshop COMMAND …`: the workshop's commands as a program of their own.
 
 Progress and errors go to standard error. All but `fetch` end with one JSON object on standard output: what is there
 now, what was cut, what was measured.
@@ -9,7 +9,6 @@ import contextlib
 import difflib
 import json
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +24,7 @@ from dure.settings import Settings
 from dure_worker.settings import WorkerSettings
 from dure_workshop.add import add
 from dure_workshop.fetch import Fetcher
+from dure_workshop.texts import read_text
 from dure_workshop.trim import checkpoint, gguf_file
 from dure_workshop.trim.checkpoint_files import Checkpoint
 from dure_workshop.trim.choice import Choice
@@ -50,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str]) -> None:
-    program = "dure workshop" if arguments[:1] == ["evaluate"] else "dure model"
+    program = "dure workshop" if arguments[:1] and arguments[0] in _OF_THE_WORKSHOP else "dure model"
     try:
         options = _parser().parse_args(arguments)
         found = _COMMANDS[options.command](options, Settings.read(), Console(stderr=True))
@@ -76,7 +76,7 @@ def _run_trim(options: argparse.Namespace, _: Settings, __: Console) -> dict[str
         raise SettingsError("--add-words takes the words from --text, and puts them into a .gguf file: name both")
     report = trimmed(options.source, options.out, _languages(options.keep), options.size, options.text)
     if options.add_words:
-        report["added"] = added_words(options.out, "\n".join(map(_read_text, options.text)), options.add_words)
+        report["added"] = added_words(options.out, "\n".join(map(read_text, options.text)), options.add_words)
         report["bytes_after"] = options.out.stat().st_size
     return report
 
@@ -114,18 +114,33 @@ def _run_evaluate(options: argparse.Namespace, settings: Settings, console: Cons
     return command.run(options, settings, console)
 
 
+def _run_calibrate(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
+    from dure_workshop import commands  # noqa: PLC0415 - needs torch
+
+    return commands.run_calibrate(options, settings, console)
+
+
+def _run_quantize(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
+    from dure_workshop import commands  # noqa: PLC0415 - needs torch
+
+    return commands.run_quantize(options, settings, console)
+
+
+_OF_THE_WORKSHOP = ("evaluate", "calibrate", "quantize")
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Console], dict[str, Any]]] = {
     "fetch": _run_fetch,
     "add": _run_add,
     "trim": _run_trim,
     "bench": _run_bench,
     "evaluate": _run_evaluate,
+    "calibrate": _run_calibrate,
+    "quantize": _run_quantize,
 }
 
 
 def trimmed(source_path: Path, out: Path, languages: set[str], size: int, text_paths: list[Path]) -> dict[str, Any]:
     """Trim one model into another and report what was cut. Raises DureError; then `out` is not there."""
-    texts = {str(path): _read_text(path) for path in text_paths}
+    texts = {str(path): read_text(path) for path in text_paths}
     with _alone(out):
         if out.exists():
             raise ModelError(f"{out} is there already: choose another --out, or delete it first")
@@ -204,15 +219,6 @@ def _languages(text: str) -> set[str]:
     return set(names)
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return unicodedata.normalize("NFC", path.read_text("utf-8"))  # as a worker writes prompts
-    except OSError as error:
-        raise SettingsError(f"--text {path} cannot be read ({error.strerror}): name a text file") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"--text {path} is no UTF-8: convert it first, for example with iconv") from None
-
-
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """One process makes a file. Its lock lies beside it while it does."""
@@ -263,6 +269,18 @@ def _parser() -> argparse.ArgumentParser:
     judged.add_argument("--limit", type=int)
     judged.add_argument("--reference")
     judged.add_argument("--out", type=Path, default=Path("evaluation"))
+    weighed = commands.add_parser("calibrate")
+    weighed.add_argument("model", metavar="MODEL")
+    weighed.add_argument("--text", action="append", type=Path, default=[])
+    weighed.add_argument("--out", type=Path, required=True)
+    smaller = commands.add_parser("quantize")
+    smaller.add_argument("model", metavar="MODEL")
+    smaller.add_argument("--out", type=Path, required=True)
+    smaller.add_argument("--importance", type=Path)
+    smaller.add_argument("--text", action="append", type=Path, default=[])
+    smaller.add_argument("--target-mb", type=float)
+    smaller.add_argument("--bits", type=float)
+    smaller.add_argument("--preset", choices=["2bit"])
     cut = commands.add_parser("trim")
     cut.add_argument("source", type=Path)
     cut.add_argument("--out", type=Path, required=True)

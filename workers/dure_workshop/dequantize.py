@@ -15,7 +15,10 @@ from dure import gguf
 from dure.gguf import BLOCKS, TensorType
 from dure_worker.engines.ark.blocks import FLOATS, READABLE, Floats, NotReadable, codes, floats
 
-__all__ = ["Floats", "NotReadable", "dequantize", "quantize", "rows", "runtime"]
+__all__ = ["Floats", "NotReadable", "dequantize", "quantize", "read_by_runtime", "rounded", "rows", "runtime"]
+
+# Kinds that the runtime quantizes without tables of its own.
+WRITABLE = READABLE | {TensorType.Q2_K, TensorType.Q3_K, TensorType.Q5_K, TensorType.IQ4_NL}
 
 
 def dequantize(raw: bytes | memoryview, kind: TensorType, row_weights: int) -> Floats:
@@ -31,18 +34,37 @@ def rows(source: gguf.Gguf, tensor: gguf.Tensor, wanted: list[int]) -> Floats:
     return dequantize(raw, tensor.type, tensor.shape[0])
 
 
-def quantize(numbers: Floats, kind: TensorType) -> bytes:
-    """Rows of numbers as the runtime would quantize them, without an importance matrix. Raises NotReadable."""
+def quantize(numbers: Floats, kind: TensorType, importance: Floats | None = None) -> bytes:
+    """Rows of numbers as the runtime would quantize them. Raises NotReadable.
+
+    importance: of each column; what is rounded badly there costs so much more
+    """
     if kind is TensorType.F32:
         return numbers.astype("<f4").tobytes()
-    if kind not in READABLE:
+    if kind not in WRITABLE:
         raise NotReadable(f"weights of kind {kind.name} cannot be written here: take a file of another kind")
     num_rows, row_weights = numbers.shape
     weights, size = BLOCKS[kind]
     target = ctypes.create_string_buffer(numbers.size // weights * size)
     source = np.ascontiguousarray(numbers, np.float32)
-    _quantizer()(kind, source.ctypes.data, target, 0, num_rows, row_weights, None)
+    worth = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    pointer = None if worth is None else worth.ctypes.data
+    _quantizer()(kind, source.ctypes.data, target, 0, num_rows, row_weights, pointer)
     return target.raw
+
+
+def rounded(numbers: Floats, kind: TensorType, importance: Floats | None = None) -> Floats:
+    """The numbers that are left of them once they have been written so."""
+    return read_by_runtime(quantize(numbers, kind, importance), kind, numbers.shape[1])
+
+
+def read_by_runtime(raw: bytes, kind: TensorType, row_weights: int) -> Floats:
+    """Rows of a quantized kind, also of those that `dequantize` does not know."""
+    weights, size = BLOCKS[kind]
+    found = np.empty(len(raw) // size * weights, np.float32)
+    read = getattr(runtime(), f"dequantize_row_{kind.name.lower().replace('_k', '_K')}")
+    read(ctypes.c_char_p(raw), ctypes.c_void_p(found.ctypes.data), ctypes.c_int64(found.size))
+    return found.reshape(-1, row_weights)
 
 
 @cache

@@ -17,6 +17,7 @@ from dure_workshop import texts
 from dure_workshop.bench import cpu_name
 from dure_workshop.evaluate import choices, report
 from dure_workshop.evaluate.evaluation import ENGINES, Exam, Results, Subject, evaluate
+from dure_workshop.texts import read_text
 
 TABLE, FIGURES, PLOT = "evaluation.md", "figures.json", "evaluation.png"
 
@@ -26,7 +27,7 @@ def run(options: argparse.Namespace, settings: Settings, console: Console) -> di
     engines = options.engine or ENGINES[:1]
     subjects = [_subject(name, engine, settings) for name in options.models for engine in engines]
     exam = Exam(
-        {path.stem: _text(path) for path in options.text or ()} or {name: texts.own(name) for name in texts.NAMES},
+        {path.stem: read_text(path) for path in options.text or ()} or {name: texts.own(name) for name in texts.NAMES},
         choices.read(options.questions, options.limit) if options.questions else {},
         _subject(options.reference, engines[0], settings) if options.reference else None,
     )
@@ -67,17 +68,6 @@ def _subject(name: str, engine: str, settings: Settings) -> Subject:
     if not path.is_file():
         raise SettingsError(f"{name} holds no {artifact.WEIGHTS}: `dure model add` makes one of a checkpoint")
     return Subject(Path(name).stem if model_names.is_path(name) else name, path, engine)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise SettingsError(f"--text {path} cannot be read ({error.strerror}): name a text file") from None
-    except UnicodeDecodeError as error:
-        raise SettingsError(
-            f"--text {path} is no UTF-8 (byte {error.start}): convert it, for example with iconv"
-        ) from None
 
 
 def _command(options: argparse.Namespace) -> str:

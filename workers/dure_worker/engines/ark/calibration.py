@@ -20,7 +20,7 @@ from dure_worker.engines.ark.linear import Linear
 from dure_worker.engines.ark.packed_file import PackedFile
 
 # Written for this: nothing is measured on it.
-_TEXT = Path(__file__).with_name("calibration.txt")
+TEXT = Path(__file__).with_name("calibration.txt")
 _WINDOW = 512
 
 Make = Callable[[str, torch.Tensor], Linear]
@@ -30,7 +30,7 @@ def run(source: Gguf, config: DecoderConfig, vectors: dict[str, torch.Tensor], e
     """vectors: norms and the like, by their names in a packed file. Calls make(name, inputs) once for each matrix."""
     from dure_worker.engines.ark.loading import decoder  # noqa: PLC0415 - it imports what packs
 
-    ids = ChatTokenizer(source).plain(_TEXT.read_text("utf-8"))
+    ids = ChatTokenizer(source).plain(TEXT.read_text("utf-8"))
     rows, places = torch.unique(torch.tensor(ids), return_inverse=True)
     tensors = vectors | _rows(embedding, rows)
     starts = range(0, len(ids) - 1, _WINDOW)

@@ -1,0 +1,1 @@
+"""A GGUF file with fewer bits a weight."""
