@@ -17,9 +17,9 @@ from dure_workshop.perplexity import perplexity
 pytest.importorskip("torch", reason="the extra `torch` is not installed")
 pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
 
-from dure_workshop.calibrate import Importance  # noqa: E402
-from dure_workshop.quantize.gguf_file import requantized, size_of  # noqa: E402
-from dure_workshop.quantize.mixture import matrices, mix, options  # noqa: E402
+from dure_workshop.calibrate import Importance
+from dure_workshop.quantize.gguf_file import requantized, size_of
+from dure_workshop.quantize.mixture import matrices, mix, options
 
 pytestmark = pytest.mark.weights
 
