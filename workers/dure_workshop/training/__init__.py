@@ -1,0 +1,1 @@
+"""Teaching a model: what it learns from, and from whom."""
