@@ -46,8 +46,8 @@ def written(source: Gguf, sample: Sample, *, is_learnt: bool) -> str:
 
 
 TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}:{{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}{{ '\n' }}{% endfor %}"
-    "assistant:"
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}{{ '\n' }}"
+    "{% endfor %}assistant:"
 )
 LONG = conversation((S, "hell"), (U, "hello"), (A, "두레"), (U, "123"), (A, "漢字"))
 
