@@ -173,6 +173,22 @@ def _sample(found: list[Answer]) -> list[str]:
     return lines
 
 
+def _left(found: list[Answer]) -> list[str]:
+    """What was sent and is not as it should be."""
+    faults: list[tuple[str, Callable[[str], bool]]] = [
+        ("does not end complete", lambda text: not completeness.is_complete(text)),
+        ("goes round in circles", _loops),
+        ("has Han characters or kana", foreign.has_letters),
+    ]
+    lines = ["", "## What is left"]
+    for each in found:
+        for fault, has_it in faults:
+            if has_it(each.text):
+                text = each.text.replace("```", "'''")
+                lines += ["", f"**{each.style}: {each.question}** {fault}:", "", "```text", text, "```"]
+    return lines if len(lines) > 2 else [*lines, "", "Nothing."]  # noqa: PLR2004
+
+
 def main() -> None:
     options = argparse.ArgumentParser(prog="scripts/bench answers", description=__doc__)
     options.add_argument("--model", default=Settings.read().model, help="default: the one that is served")
@@ -196,7 +212,7 @@ def main() -> None:
     report = [f"{len(found)} answers of {given.model}, at most {_MAX_TOKENS} tokens each.", "", *_table(raw, sent)]
     report += footer(" ".join(["scripts/bench answers", *sys.argv[1:]]))
     print("\n".join(report))
-    save(RESULT, "\n".join([*report, *_sample(found)]))
+    save(RESULT, "\n".join([*report, *_left(found), *_sample(found)]))
     if given.json:
         print(json.dumps({"machine": machine.describe(), "raw": vars(raw), "sent": vars(sent)}, default=str))
 

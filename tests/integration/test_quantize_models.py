@@ -25,7 +25,7 @@ pytestmark = pytest.mark.weights
 
 MODEL = "qwen2.5-coder-0.5b-korean"
 BITS = 4.7
-TEXT = texts.own("korean")
+TEXT = texts.own("korean")[:1500]
 
 
 def dure(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -240,6 +240,9 @@ def test_what_was_given_of_the_sentence_stays() -> None:
         ("```\na = 1\n", False),
         ("예: ```\na", False),
         ("가. ", True),
+        ("“책은 창문이다” - 어느 작가\n그", False),
+        ("“책은 창문이다” - \n그", True),
+        ("“책은 창문이다”라는 말\n그", True),
     ],
 )
 def test_torn_is_what_cannot_be_cut_back(text: str, is_torn: bool) -> None:

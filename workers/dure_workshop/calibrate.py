@@ -7,6 +7,7 @@ quantize can use it. Needs torch and the kernels (extra `workshop`).
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def calibrate(
     ids = encoder_of(GgufModel(source)).encode(text)
     if not ids:
         raise SettingsError("the text is empty: give some thousand words")
-    file = PackedFile.open(packed(source.path, AS_IN_THE_FILE))
+    file = _packed(source)
     sums: dict[str, torch.Tensor] = {}
 
     def recording(name: str) -> Linear:
@@ -117,6 +118,14 @@ def calibrate(
         num_tokens += len(chunk)
         on_progress(done + 1, len(starts))
     return Importance(_by_tensor(source, sums, num_tokens), num_tokens)
+
+
+def _packed(source: Gguf) -> PackedFile:
+    """Beside a link to the file, so that what a worker has packed stays; mapped, it outlives its folder."""
+    with tempfile.TemporaryDirectory(prefix=".calibrate-", dir=source.path.parent) as folder:
+        link = Path(folder) / source.path.name
+        link.symlink_to(source.path.resolve())
+        return PackedFile.open(packed(link, AS_IN_THE_FILE))
 
 
 def _by_tensor(source: Gguf, sums: dict[str, torch.Tensor], num_tokens: int) -> dict[str, Floats]:

@@ -12,14 +12,15 @@ COUNTED = r"(?:\d+|[가나다라마바사아자차카타파하])"  # what number
 _NUMBER = rf"{COUNTED}[.)]"
 _BARE_NUMBER = re.compile(rf"(?:\A|\n)\s*{_NUMBER}\s*\Z")
 _LIST_LINE = re.compile(rf"(?:\A|\n)[ \t]*(?:[-*+•][ \t]|{_NUMBER}[ \t]|\|)[^\n]*[^\s:,*]\**[ \t]*\Z")
+_SOURCE_LINE = re.compile(r"[\"”’」』] *[-–—] *[^\s\d][^\n]{0,30}\Z")  # “…” - 뉴턴
 # Final endings that nothing but a mark can follow. 다 and 까 alone may go on (좋다고, 할까 봐).
 ENDED = re.compile(r"(?:[가-힣]니다|니까|시오|[아어해여에예네군세데래대든와봐돼써커줘쳐려펴켜져까지]요|[가-힣]죠)\Z")
 
 
 def is_complete(text: str) -> bool:
-    """By its mark, or as the last line of a list or a table, which bears none."""
+    """By its mark, or as the last line of a list or a table, or a quotation's source, which bear none."""
     text = text.rstrip()
-    return _has_mark(text) or bool(_LIST_LINE.search(text))
+    return _has_mark(text) or bool(_LIST_LINE.search(text) or _SOURCE_LINE.search(text))
 
 
 def is_ended(sentence: str) -> bool:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import torch
+
 from dure.gguf import Gguf
 from dure_worker.engines.ark.attention import Segment
 from dure_worker.engines.ark.decoder import Decoder
@@ -24,10 +26,12 @@ class ArkLogits:
     def blocks(self, ids: list[int], num_wanted: int) -> Iterator[Floats]:
         ids = self._begin + ids
         first = len(ids) - num_wanted
-        for at in range(0, len(ids), ROWS):
+        for at in range(0, first, ROWS):
+            # Even of those that nobody asked for the engine gives the last one's.
+            self._forward(at, ids[at : min(at + ROWS, first)], 1)
+        for at in range(first, len(ids), ROWS):
             chunk = ids[at : at + ROWS]
-            num_rows = min(len(chunk), at + len(chunk) - first)
-            # A chunk before them all is still asked for one row, which counts for nothing.
-            logits = self._decoder.forward([Segment(0, at, chunk, max(num_rows, 1))], self._cache)
-            if num_rows > 0:
-                yield logits.float().numpy()
+            yield self._forward(at, chunk, len(chunk)).float().numpy()
+
+    def _forward(self, at: int, chunk: list[int], num_rows: int) -> torch.Tensor:
+        return self._decoder.forward([Segment(0, at, chunk, num_rows)], self._cache)

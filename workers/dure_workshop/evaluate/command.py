@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dure import artifact, model_names
+from dure import artifact, engines, model_names
 from dure.errors import SettingsError
 from dure.settings import Settings
 from dure_worker.settings import WorkerSettings
@@ -24,12 +24,12 @@ TABLE, FIGURES, PLOT = "evaluation.md", "figures.json", "evaluation.png"
 
 def run(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
     """Returns the rows, and where the table lies. Raises SettingsError, ModelError, EngineError."""
-    engines = options.engine or ENGINES[:1]
-    subjects = [_subject(name, engine, settings) for name in options.models for engine in engines]
+    chosen = options.engine or ENGINES[:1]
+    subjects = [_subject(name, engine, settings) for name in options.models for engine in chosen]
     exam = Exam(
         {path.stem: read_text(path) for path in options.text or ()} or {name: texts.own(name) for name in texts.NAMES},
         choices.read(options.questions, options.limit) if options.questions else {},
-        _subject(options.reference, engines[0], settings) if options.reference else None,
+        _subject(options.reference, chosen[0], settings) if options.reference else None,
     )
     results, num_threads = Results(options.out), WorkerSettings.read().num_threads
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -67,7 +67,9 @@ def _subject(name: str, engine: str, settings: Settings) -> Subject:
         path = path / artifact.WEIGHTS
     if not path.is_file():
         raise SettingsError(f"{name} holds no {artifact.WEIGHTS}: `dure model add` makes one of a checkpoint")
-    return Subject(Path(name).stem if model_names.is_path(name) else name, path, engine)
+    title = Path(name).stem if model_names.is_path(name) else name
+    weights = engines.weights_of("ark", WorkerSettings.read().weights) if engine == "ark" else ""
+    return Subject(title, path, engine, weights)
 
 
 def _command(options: argparse.Namespace) -> str:

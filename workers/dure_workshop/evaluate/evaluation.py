@@ -20,6 +20,7 @@ from dure_workshop.evaluate import choices
 from dure_workshop.evaluate.choices import Question
 from dure_workshop.evaluate.likelihood import divergence, text_perplexity
 from dure_workshop.evaluate.logits import LlamaLogits, Logits
+from dure_workshop.results_folder import prepared
 
 ENGINES = ("llama", "ark")
 FILE = "evaluation.json"
@@ -32,17 +33,26 @@ OnStep = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is judged, in the engine that would serve it."""
+    """A model that is judged, in the engine that would serve it.
+
+    weights    how ark holds them, by DURE_WORKER_WEIGHTS
+    """
 
     name: str
     path: Path
     engine: str = "llama"
+    weights: str = "int5"
 
     @property
     def identity(self) -> str:
         """Of its bytes: a file that was written anew is another."""
         status = self.path.stat()
-        return f"{self.engine} {self.path.resolve()} {status.st_size} {status.st_mtime_ns}"
+        return f"{self.title} {self.path.resolve()} {status.st_size} {status.st_mtime_ns}"
+
+    @property
+    def title(self) -> str:
+        """Of the engine."""
+        return f"{self.engine} {self.weights}" if self.engine == "ark" else self.engine
 
 
 @dataclass(frozen=True)
@@ -72,15 +82,14 @@ class Results:
     """The folder's entries, written after each step. Raises SettingsError for a file that is of another release."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
+        self._path = prepared(folder) / FILE
         self._entries: dict[str, dict[str, Any]] = {}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             found = json.loads(self._path.read_text("utf-8"))
         except FileNotFoundError:
             return
         except OSError as error:
-            raise SettingsError(f"{folder} cannot be used ({error.strerror}): choose another --out") from None
+            raise SettingsError(f"{self._path} cannot be read ({error.strerror}): choose another --out") from None
         except ValueError:
             raise SettingsError(f"{self._path} is damaged: delete it, or choose another --out") from None
         if found.get("schema") != _SCHEMA:
@@ -108,7 +117,7 @@ def evaluate(
 
 
 def _row(subject: Subject, exam: Exam, results: Results, num_threads: int, on_step: OnStep) -> dict[str, Any]:
-    row: dict[str, Any] = {"model": subject.name, "engine": subject.engine}
+    row: dict[str, Any] = {"model": subject.name, "engine": subject.title}
     with ExitStack() as opened:
         found = _Lazy(lambda: opened.enter_context(_logits(subject, num_threads)))
         other = _Lazy(lambda: opened.enter_context(_logits(_required(exam.reference), num_threads)))
@@ -116,7 +125,7 @@ def _row(subject: Subject, exam: Exam, results: Results, num_threads: int, on_st
             key = _key(subject, exam, kind, name)
             entry = results.get(key)
             if entry is None:
-                on_part = partial(on_step, f"{subject.name} ({subject.engine}), {name}")
+                on_part = partial(on_step, f"{subject.name} ({subject.title}), {name}")
                 entry = _step(exam, kind, name, found, other, on_part)
                 results.add(key, entry)
             row.setdefault(kind, {})[name] = entry
@@ -171,11 +180,12 @@ def _logits(subject: Subject, num_threads: int) -> Iterator[Logits]:
     import torch  # noqa: PLC0415
 
     from dure_worker.engines.ark.loading import load  # noqa: PLC0415
+    from dure_worker.engines.ark.packing import RECIPES  # noqa: PLC0415
     from dure_workshop.evaluate.ark_logits import ArkLogits  # noqa: PLC0415
 
     torch.set_num_threads(num_threads)
     source = gguf.read(subject.path)
-    yield ArkLogits(source, load(source))
+    yield ArkLogits(source, load(source, RECIPES[subject.weights]))
 
 
 def _size(subject: Subject) -> dict[str, Any]:
@@ -185,9 +195,9 @@ def _size(subject: Subject) -> dict[str, Any]:
     path = subject.path
     if subject.engine == "ark":
         from dure_worker.engines.ark.loading import packed  # noqa: PLC0415 - needs torch
-        from dure_worker.engines.ark.packing import AS_IN_THE_FILE  # noqa: PLC0415
+        from dure_worker.engines.ark.packing import RECIPES  # noqa: PLC0415
 
-        path = packed(subject.path, AS_IN_THE_FILE)
+        path = packed(subject.path, RECIPES[subject.weights])
         num_bytes = path.stat().st_size
     else:
         num_bytes = sum(tensor.num_bytes for tensor in source.tensors.values())

@@ -24,8 +24,8 @@ class Logits(Protocol):
         ...
 
     def blocks(self, ids: list[int], num_wanted: int) -> Iterator[Floats]:
-        """Behind each of the last `num_wanted` of up to LONGEST ids: (up to ROWS, vocabulary), one block after the
-        other. What the model expects before a text is put before them.
+        """Behind each of the last `num_wanted` of up to LONGEST ids: (ROWS, vocabulary) one block after the other, the
+        last one with what is left. What the model expects before a text is put before them.
         """
         ...
 

@@ -23,6 +23,7 @@ from dure.errors import SettingsError
 from dure.one_step import one_step
 from dure_workshop.dequantize import Floats
 from dure_workshop.evaluate.logits import Logits
+from dure_workshop.results_folder import prepared
 from dure_workshop.training.dataset import Dataset, Sample
 
 FILE = "teacher.json"
@@ -114,16 +115,15 @@ def _likeliest(block: Floats, num_kept: int) -> tuple[NDArray[Any], NDArray[Any]
 
 def _begin(folder: Path, told: dict[str, Any]) -> None:
     """Note whose folder it is, or see that it is this one's."""
-    path = folder / FILE
+    path = prepared(folder) / FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         with one_step(path) as unfinished:
             unfinished.write_text(json.dumps(told, indent=1), "utf-8")
         return
     except OSError as error:
-        raise SettingsError(f"{folder} cannot be used ({error.strerror}): choose another folder") from None
+        raise SettingsError(f"{path} cannot be read ({error.strerror}): choose another folder") from None
     except ValueError:
         raise SettingsError(f"{path} is damaged: delete its folder, or choose another") from None
     if found != told:
