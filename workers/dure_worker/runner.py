@@ -130,13 +130,16 @@ class Runner:
             raise Released
         reply, sampling = begun(payload, self._passes, prompt.max_tokens, prefix)
         self._outbox.add(delivery, reply.opening())
-        last = Token("")
+        last, request_id = Token(""), _request_id(claim)
         with closing(self._tokens(claim, replace(payload, sampling=sampling), prompt, reply)) as tokens:
             for token in tokens:
                 last = token
                 self._outbox.add(delivery, reply.feed(token.text))
                 if reply.is_looping:
                     break
+                if delivery.stop_reply is not EmitReply.OK:
+                    # Again: it may have come between two generations of this answer.
+                    self._engine.cancel(request_id)
                 if self._lifecycle.is_grace_over:
                     raise Released
                 if time.monotonic() > delivery.deadline:
