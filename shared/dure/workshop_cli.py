@@ -12,11 +12,6 @@ from dure.workshop_process import run_workshop
 app = typer.Typer(help="작업장: 모델을 재고 다듬기. / Judge and improve models.", no_args_is_help=True)
 
 
-@app.callback()
-def _workshop() -> None:
-    """Without this, the only command would take the group's name."""
-
-
 @app.command()
 def evaluate(
     models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Names that are listed, or .gguf files.")],

@@ -43,10 +43,9 @@ class Targets:
 
 
 class Teacher:
-    """What a folder holds of a dataset. Open it with `teach` or `opened`."""
+    """What a folder holds of a dataset. Open it with `teach`."""
 
     def __init__(self, folder: Path, dataset: Dataset) -> None:
-        self._folder = folder
         self._counts = [sum(sample.is_learnt) for sample in dataset.samples]
         self._shard = lru_cache(maxsize=4)(lambda number: load_file(_path(folder, number)))
 
