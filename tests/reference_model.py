@@ -101,7 +101,7 @@ class ReferenceModel:
             "tokenizer.ggml.merges": Value(ValueType.ARRAY, merges, ValueType.STRING),
             "tokenizer.ggml.eos_token_id": Value(ValueType.UINT32, tokens.index("<|end|>")),
         }
-        weights = dict(self._weights())
+        weights = dict(self.weights())
         tensors = gguf.placed(
             [
                 Tensor(name, found.shape[::-1], TensorType.Q8_0 if found.ndim > 1 else TensorType.F32, 0)
@@ -144,7 +144,8 @@ class ReferenceModel:
             }
         return found | {f"{kind}.rope.freq_base": Value(real, rope["rope_theta"])}
 
-    def _weights(self) -> Any:
+    def weights(self) -> Any:
+        """By the file's names of tensors, as numbers."""
         names = {"gemma3": _GEMMA, "gptneox": _NEOX}.get(self.kind, _GATED)
         for name, parameter in self.model.named_parameters():
             found = parameter.detach().numpy()

@@ -24,19 +24,17 @@ from dure.settings import Settings
 from dure_worker.conversation.persona import persona_of, register_of
 from dure_worker.engines import GenerateRequest
 from dure_worker.engines.llama import LlamaEngine
-from dure_worker.korean import completeness, endings, foreign, parser, register
-from dure_worker.korean.editor import KoreanEditor, edited
-from dure_worker.korean.endings import Register
+from dure_worker.korean import completeness, foreign, parser
 from dure_worker.runner import Reply, begun
 from dure_worker.settings import WorkerSettings
 from dure_worker.whole_answer import whole_answer
+from dure_workshop.evaluate.answers import Figures, judged, loops
 from dure_workshop.fetch import Fetcher
 
 PROMPTS = Path(__file__).parent / "korean_sets" / "prompts.tsv"
 RESULT = Path("scripts/results/answers.md")
 _MAX_TOKENS = 256
 _SAMPLED = 50
-_ERRORS = [Pass.UNICODE, Pass.MISSPELLINGS, Pass.SPACING, Pass.JOSA, Pass.PUNCTUATION]
 
 
 @dataclass(frozen=True)
@@ -47,17 +45,6 @@ class Answer:
     question: str
     raw: str
     text: str
-
-
-@dataclass
-class Figures:
-    """Shares, but for the two numbers of replies."""
-
-    sentences_with_errors: float
-    register_kept: float
-    replies_complete: float
-    replies_with_loops: int
-    replies_with_foreign_letters: int
 
 
 def answers(engine: LlamaEngine, conversations: list[list[str]], seed: int) -> list[Answer]:
@@ -122,35 +109,13 @@ class _Reader:
             self._at_first = self.raw
 
 
-def judged(found: list[Answer], text_of: Callable[[Answer], str]) -> Figures:
-    sentences = [(each, sentence.text) for each in found for sentence in edited(text_of(each), passes=[])]
-    wrong = [bool(sentence.edits) for each in found for sentence in edited(text_of(each), passes=_ERRORS)]
-    spoken = [(_register(text), register_of(JobPayload([], each.style))) for each, text in sentences]
-    clear = [(is_, wanted) for is_, wanted in spoken if is_ is not None]
-    return Figures(
-        sentences_with_errors=sum(wrong) / len(wrong),
-        register_kept=sum(is_ is wanted for is_, wanted in clear) / len(clear),
-        replies_complete=sum(completeness.is_complete(text_of(each)) for each in found) / len(found),
-        replies_with_loops=sum(_loops(text_of(each)) for each in found),
-        replies_with_foreign_letters=sum(foreign.has_letters(text_of(each)) for each in found),
-    )
-
-
-def _register(sentence: str) -> Register | None:
-    morphemes = parser.parse(sentence).morphemes
-    place = register.last_ending(morphemes)
-    return None if place is None else endings.register_of(morphemes[place])
-
-
-def _loops(text: str) -> bool:
-    editor = KoreanEditor([Pass.REPETITION])
-    editor.feed(text)
-    editor.finish(is_cut=False)
-    return editor.is_looping
+def _judged(found: list[Answer], text_of: Callable[[Answer], str]) -> Figures:
+    return judged((text_of(each), register_of(JobPayload([], each.style))) for each in found)
 
 
 def _table(raw: Figures, sent: Figures) -> list[str]:
     rows = {
+        "errors in 100 sentences that a pass finds": ("{:.1f}", "errors_per_100_sentences"),
         "sentences in which a pass finds an error": ("{:.1%}", "sentences_with_errors"),
         "sentences in the register that was asked for, of those that have one": ("{:.1%}", "register_kept"),
         "replies that end complete": ("{:.1%}", "replies_complete"),
@@ -177,7 +142,7 @@ def _left(found: list[Answer]) -> list[str]:
     """What was sent and is not as it should be."""
     faults: list[tuple[str, Callable[[str], bool]]] = [
         ("does not end complete", lambda text: not completeness.is_complete(text)),
-        ("goes round in circles", _loops),
+        ("goes round in circles", loops),
         ("has Han characters or kana", foreign.has_letters),
     ]
     lines = ["", "## What is left"]
@@ -208,7 +173,7 @@ def main() -> None:
         found = answers(engine, conversations, given.seed)
     finally:
         engine.close()
-    raw, sent = judged(found, lambda each: each.raw), judged(found, lambda each: each.text)
+    raw, sent = _judged(found, lambda each: each.raw), _judged(found, lambda each: each.text)
     report = [f"{len(found)} answers of {given.model}, at most {_MAX_TOKENS} tokens each.", "", *_table(raw, sent)]
     report += footer(" ".join(["scripts/bench answers", *sys.argv[1:]]))
     print("\n".join(report))

@@ -43,7 +43,7 @@ def judged(fetched: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     (folder / "COPA.dev.tsv").write_text(COPA, "utf-8")
     told = dure(
         MODEL, "--engine=llama", "--engine=ark", f"--text={folder / 'village.txt'}", f"--questions={folder}",
-        f"--reference={MODEL}", f"--out={folder / 'out'}", "--json",
+        f"--reference={MODEL}", "--answers=2", f"--out={folder / 'out'}", "--json",
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     found: dict[str, Any] = json.loads(told.stdout)
@@ -64,6 +64,10 @@ def test_both_engines_are_judged_alike(judged: tuple[Path, dict[str, Any]], fetc
     assert llama["task"]["COPA"]["accuracy"] == ark["task"]["COPA"]["accuracy"] == 1
     assert 4 < llama["bits_per_weight"] < 7
     assert (llama["engine"], ark["engine"]) == ("llama", "ark int5")
+    for row in (llama, ark):
+        assert (row["answers"]["num_answers"], row["answers"]["replies_with_foreign_letters"]) == (2, 0)
+        assert row["answers"]["num_sentences"] > 1
+        assert row["answers"]["tokens_per_s"] > 0
 
 
 def test_the_results_lie_there(judged: tuple[Path, dict[str, Any]]) -> None:
@@ -73,6 +77,10 @@ def test_the_results_lie_there(judged: tuple[Path, dict[str, Any]]) -> None:
     assert f"{found['rows'][0]['text']['village']['per_token']:.2f}" in table
     assert json.loads((out / "figures.json").read_text("utf-8"))["rows"] == found["rows"]
     assert (out / "evaluation.png").stat().st_size > 1000
+    said = [json.loads(line) for line in (out / "answers.jsonl").read_text("utf-8").splitlines()]
+    assert [(each["engine"], bool(each["text"])) for each in said] == [("llama", True)] * 2 + [("ark int5", True)] * 2
+    [line] = (out / "manifest.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["command"] == found["command"]
 
 
 def test_what_is_done_is_not_done_again(
@@ -85,7 +93,7 @@ def test_what_is_done_is_not_done_again(
     def refuse(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(evaluation, "_logits", refuse)
+    monkeypatch.setattr(evaluation, "logits_of", refuse)
     [row] = evaluate([subject], exam, Results(out), 2, lambda *_: None)
     assert row["text"] == found["rows"][0]["text"]
     with pytest.raises(AssertionError):
@@ -94,11 +102,25 @@ def test_what_is_done_is_not_done_again(
         evaluate([subject], Exam({}, {"COPA": [Question("가", ("나", "다"), 0)]}), Results(out), 2, lambda *_: None)
 
 
+def test_fewer_bits_are_judged_by_what_they_cost(fetched: Callable[[str], Path], tmp_path: Path) -> None:
+    """bitsandbytes as transformers applies it: the baseline."""
+    path = fetched(MODEL)
+    exam = Exam({"village": TEXT}, {})
+    found = [Subject(MODEL, path), *(Subject(MODEL, path, "transformers", weights) for weights in ("bf16", "nf4"))]
+    llama, whole, few = evaluate(found, exam, Results(tmp_path), 2, lambda *_: None)
+    perplexities = [row["text"]["village"]["per_token"] for row in (llama, whole, few)]
+    assert perplexities[1] == pytest.approx(perplexities[0], rel=0.02)
+    assert perplexities[0] < perplexities[2] < 1.5 * perplexities[0]
+    assert few["megabytes"] < whole["megabytes"] == pytest.approx(2 * whole["num_weights"] / 1e6, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["qwen-9000"], "no model is called 'qwen-9000'"),
-        ([MODEL, "--engine=vllm"], "invalid choice: 'vllm'"),
+        ([MODEL, "--engine=vllm"], "there is no engine 'vllm'"),
+        ([MODEL, "--engine=ark:nf4"], "ark does not hold weights as 'nf4': choose ark:int5"),
+        ([MODEL, "--answers=1000"], "ask for that many at most"),
         ([MODEL, "--text=/nowhere.txt"], "--text /nowhere.txt cannot be read"),
         ([MODEL, "--questions=/nowhere"], "/nowhere holds no task"),
         ([MODEL, "--out=/proc/there"], "/proc/there cannot be used"),

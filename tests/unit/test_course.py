@@ -103,7 +103,7 @@ def test_an_update_begins_as_nothing_and_touches_matrices_alone() -> None:
     updates = dict(learner.updates())
     assert "model.layers.0.self_attn.q_proj" in updates
     assert not any(name.startswith(("lm_head", "model.embed")) for name in updates)
-    assert all(not each.any() for each in updates.values())
+    assert all(not each.b.any() and each.a.any() for each in updates.values())
     assert all("lora_" in name for name in learner.learning)
 
 

@@ -13,9 +13,9 @@ from dure.errors import SettingsError
 from dure_workshop.dequantize import Floats
 from dure_workshop.evaluate import choices, report
 from dure_workshop.evaluate.choices import Question, macro_f1, score
-from dure_workshop.evaluate.evaluation import FILE, Results
 from dure_workshop.evaluate.likelihood import divergence, nll, text_perplexity
 from dure_workshop.evaluate.logits import ROWS
+from dure_workshop.evaluate.results import FILE, Results
 from dure_workshop.perplexity import CONTEXT, windows
 from dure_workshop.trim.gguf_file import GgufModel
 
@@ -223,6 +223,29 @@ def test_the_table_says_it_all() -> None:
     assert told.endswith("machine\n")
 
 
-def test_the_plot_is_drawn(tmp_path: Path) -> None:
-    report.plot([ROW, ROW | {"engine": "ark"}], tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+ANSWERS = {
+    "num_answers": 8, "errors_per_100_sentences": 12.34, "register_kept": None, "replies_complete": 0.875,
+    "replies_with_loops": 1, "replies_with_foreign_letters": 0, "tokens_per_s": None,
+}  # fmt: skip
+
+
+def test_answers_have_a_table_of_their_own() -> None:
+    told = report.markdown([ROW | {"answers": ANSWERS}], [])
+    assert "8 answers as generated" in told
+    assert "| a\\|b | llama | 12.3 | – | 87.5% | 1 | 0 | – |" in told
+
+
+def size_of(plot: Path) -> tuple[int, int]:
+    """Width and height, from a PNG's head."""
+    head = plot.read_bytes()
+    assert head.startswith(b"\x89PNG")
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+
+
+def test_a_plot_has_a_second_panel_where_speed_was_measured(tmp_path: Path) -> None:
+    report.plot([ROW, ROW | {"engine": "ark"}], tmp_path / "one.png")
+    report.plot([ROW | {"answers": ANSWERS}], tmp_path / "unmeasured.png")
+    report.plot([ROW, ROW | {"answers": ANSWERS | {"tokens_per_s": 9.5}}], tmp_path / "two.png")
+    (width, height), unmeasured, two = (size_of(tmp_path / f"{name}.png") for name in ("one", "unmeasured", "two"))
+    assert unmeasured == (width, height)
+    assert two == (2 * width, height)

@@ -16,7 +16,7 @@ pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for
 from dure_workshop.calibrate import Importance, calibrate  # noqa: E402
 from dure_workshop.dequantize import WRITABLE, Floats, dequantize, quantize, read_by_runtime, rounded, rows  # noqa: E402
 from dure_workshop.quantize.gguf_file import requantized, size_of  # noqa: E402
-from dure_workshop.quantize.mixture import Option, matrices, mix, options  # noqa: E402
+from dure_workshop.quantize.mixture import Option, least_bytes, matrices, mix, options  # noqa: E402
 from dure_workshop.trim.gguf_file import GgufModel  # noqa: E402
 from reference_model import ReferenceModel  # noqa: E402
 
@@ -192,3 +192,11 @@ def test_bits_count_every_tensor(reference: tuple[ReferenceModel, gguf.Gguf]) ->
     size = size_of(source)
     assert size.num_weights == sum(parameter.numel() for parameter in reference[0].model.parameters())
     assert size.bits_per_weight > 8 * BLOCKS[TensorType.Q8_0][1] / BLOCKS[TensorType.Q8_0][0]
+
+
+def test_what_it_costs_at_least_is_told(reference: tuple[ReferenceModel, gguf.Gguf]) -> None:
+    source = reference[1]
+    names = [tensor.name for tensor in matrices(source)][:2]
+    others = sum(tensor.num_bytes for name, tensor in source.tensors.items() if name not in names)
+    choices = dict(zip(names, [made_up((10, 0.5), (20, 0.1)), made_up((30, 0.5))], strict=True))
+    assert least_bytes(source, choices) == others + 40

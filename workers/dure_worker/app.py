@@ -11,7 +11,7 @@ from typing import Any, cast
 from celery import Celery
 from celery.signals import worker_shutting_down
 
-from dure import artifact, broker, catalog, engines, keys
+from dure import artifact, broker, catalog, engines, gguf, keys
 from dure.budget import Budget
 from dure.edits import PARSING, Pass
 from dure.heartbeat import Beat
@@ -19,6 +19,7 @@ from dure.job_store import JobStore, connect
 from dure.redis_policy import inspect_server
 from dure.settings import Settings
 from dure.worker_registry import WorkerRegistry
+from dure_worker import adapter
 from dure_worker.budget import limit_mib, within_budget
 from dure_worker.choice import rules
 from dure_worker.choice.choosing import resolved
@@ -127,7 +128,15 @@ def load_engine(settings: Settings, worker: WorkerSettings) -> Engine:
         cache_mib=worker.prompt_cache_mib,
         is_mapped=worker.load == "mmap",
         kv_bits=worker.kv_bits,
+        adapter=_adapter(weights, worker),
     )
+
+
+def _adapter(weights: Path, worker: WorkerSettings) -> Path | None:
+    if not worker.adapter:
+        return None
+    adapter.opened(Path(worker.adapter), gguf.read(weights))
+    return Path(worker.adapter)
 
 
 def _ark(weights: Path, settings: Settings, worker: WorkerSettings) -> Engine:

@@ -8,6 +8,7 @@ from dure import budget, engines, gguf, memory_plan
 from dure.budget import Budget
 from dure.gguf import Gguf
 from dure.memory_plan import MIB, Load, Plan
+from dure_worker import adapter
 from dure_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ def planned(worker: WorkerSettings, source: Gguf, here: Budget, draft: Gguf | No
     # every token waits for the disk.
     weights = engines.weights_of(worker.engine, worker.weights)
     num_bytes, shape = memory_plan.of_gguf(source, worker.engine, weights)
+    if worker.adapter:
+        num_bytes += adapter.num_bytes(adapter.opened(Path(worker.adapter), source))
     wanted = Load(
         worker.slots,
         worker.context,

@@ -74,6 +74,11 @@ class WorkerSettings(SectionSettings):
         description="A smaller model of the same vocabulary that guesses for this one (engine ark). Its memory is "
         "planned too. Empty: guesses come from the text alone.",
     )
+    adapter: str = Field(
+        default="",
+        description="A LoRA adapter of this model, a GGUF file as `dure workshop adapt` writes it (engine llama; with "
+        "another one, serve the merged model that lies beside it). Empty: none.",
+    )
     load: Literal["copy", "mmap"] = Field(
         default="copy",
         description="copy: weights in private memory, in the CPU's fast layout. mmap: shared with the page cache, "

@@ -11,19 +11,19 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dure import artifact
+from dure import artifact, model_names
 from dure.errors import DureError, ModelError, SettingsError
-from dure.memory_plan import Precision
 from dure.settings import Settings
 from dure_worker.settings import WorkerSettings
 from dure_workshop.add import add
 from dure_workshop.fetch import Fetcher
+from dure_workshop.parser import OF_THE_WORKSHOP, parser
 from dure_workshop.texts import read_text
 from dure_workshop.trim import checkpoint, gguf_file
 from dure_workshop.trim.checkpoint_files import Checkpoint
@@ -44,15 +44,10 @@ SAMPLE = """\
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message}; {' '.join(self.format_usage().split())}")
-
-
 def main(arguments: list[str]) -> None:
-    program = "dure workshop" if arguments[:1] and arguments[0] in _OF_THE_WORKSHOP else "dure model"
+    program = "dure workshop" if arguments[:1] and arguments[0] in OF_THE_WORKSHOP else "dure model"
     try:
-        options = _parser().parse_args(arguments)
+        options = parser().parse_args(arguments)
         found = _COMMANDS[options.command](options, Settings.read(), Console(stderr=True))
         if found:
             sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
@@ -71,10 +66,12 @@ def _run_add(options: argparse.Namespace, settings: Settings, console: Console) 
     return add(settings, console, options.source, options.name, options.file, options.precision)
 
 
-def _run_trim(options: argparse.Namespace, _: Settings, __: Console) -> dict[str, Any]:
+def _run_trim(options: argparse.Namespace, settings: Settings, _: Console) -> dict[str, Any]:
     if options.add_words and (not options.text or options.source.is_dir()):
         raise SettingsError("--add-words takes the words from --text, and puts them into a .gguf file: name both")
-    report = trimmed(options.source, options.out, _languages(options.keep), options.size, options.text)
+    named = str(options.source)
+    source = options.source if model_names.is_path(named) else model_names.weights_of(named, settings.models_dir)
+    report = trimmed(source, options.out, _languages(options.keep), options.size, options.text)
     if options.add_words:
         report["added"] = added_words(options.out, "\n".join(map(read_text, options.text)), options.add_words)
         report["bytes_after"] = options.out.stat().st_size
@@ -126,7 +123,38 @@ def _run_quantize(options: argparse.Namespace, settings: Settings, console: Cons
     return commands.run_quantize(options, settings, console)
 
 
-_OF_THE_WORKSHOP = ("evaluate", "calibrate", "quantize")
+def _run_prune(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
+    from dure_workshop.prune import command  # noqa: PLC0415 - needs torch
+
+    return command.run(options, settings, console)
+
+
+def _run_distil(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
+    from dure_workshop.commands import opened  # noqa: PLC0415 - needs torch
+    from dure_workshop.training import command  # noqa: PLC0415
+
+    return command.run_distil(options, opened(options.model, settings), settings, console)
+
+
+def _run_adapt(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
+    from dure_workshop.commands import opened  # noqa: PLC0415 - needs torch
+    from dure_workshop.training import command  # noqa: PLC0415
+
+    return command.run_adapt(options, opened(options.model, settings), settings, console)
+
+
+def _run_answer(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
+    from dure_workshop.training import answers_command  # noqa: PLC0415 - needs the engines
+
+    return answers_command.run(options, settings, console)
+
+
+def _run_build(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
+    from dure_workshop.build import command  # noqa: PLC0415 - needs PyYAML
+
+    return command.run(options, settings, console, parser().parse_args)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Console], dict[str, Any]]] = {
     "fetch": _run_fetch,
     "add": _run_add,
@@ -135,6 +163,11 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Console], dict[str,
     "evaluate": _run_evaluate,
     "calibrate": _run_calibrate,
     "quantize": _run_quantize,
+    "prune": _run_prune,
+    "answer": _run_answer,
+    "distil": _run_distil,
+    "adapt": _run_adapt,
+    "build": _run_build,
 }
 
 
@@ -246,49 +279,6 @@ def _progress() -> Iterator[Any]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("줄이는 중 / Trimming", total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m dure_workshop")
-    commands = parser.add_subparsers(dest="command", required=True)
-    fetch = commands.add_parser("fetch")
-    fetch.add_argument("name", metavar="MODEL")
-    own = commands.add_parser("add")
-    own.add_argument("source")
-    own.add_argument("--name")
-    own.add_argument("--file")
-    own.add_argument("--precision", choices=[each.value for each in Precision], default=Precision.Q4_K_M.value)
-    measured = commands.add_parser("bench")
-    measured.add_argument("name", metavar="MODEL")
-    measured.add_argument("--repeats", type=int, default=5)
-    judged = commands.add_parser("evaluate")
-    judged.add_argument("models", metavar="MODEL", nargs="+")
-    judged.add_argument("--engine", action="append", choices=("llama", "ark"))
-    judged.add_argument("--text", action="append", type=Path)
-    judged.add_argument("--questions", type=Path)
-    judged.add_argument("--limit", type=int)
-    judged.add_argument("--reference")
-    judged.add_argument("--out", type=Path, default=Path("evaluation"))
-    weighed = commands.add_parser("calibrate")
-    weighed.add_argument("model", metavar="MODEL")
-    weighed.add_argument("--text", action="append", type=Path, default=[])
-    weighed.add_argument("--out", type=Path, required=True)
-    smaller = commands.add_parser("quantize")
-    smaller.add_argument("model", metavar="MODEL")
-    smaller.add_argument("--out", type=Path, required=True)
-    smaller.add_argument("--importance", type=Path)
-    smaller.add_argument("--text", action="append", type=Path, default=[])
-    smaller.add_argument("--target-mb", type=float)
-    smaller.add_argument("--bits", type=float)
-    smaller.add_argument("--preset", choices=["2bit"])
-    cut = commands.add_parser("trim")
-    cut.add_argument("source", type=Path)
-    cut.add_argument("--out", type=Path, required=True)
-    cut.add_argument("--keep", default="korean,english")
-    cut.add_argument("--size", type=int, default=32_000)
-    cut.add_argument("--add-words", type=int, default=0)
-    cut.add_argument("--text", type=Path, action="append", default=[])
-    return parser
 
 
 if __name__ == "__main__":

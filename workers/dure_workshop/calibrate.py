@@ -95,7 +95,7 @@ def calibrate(
     ids = encoder_of(GgufModel(source)).encode(text)
     if not ids:
         raise SettingsError("the text is empty: give some thousand words")
-    file = _packed(source)
+    file = opened_for_ark(source)
     sums: dict[str, torch.Tensor] = {}
 
     def recording(name: str) -> Linear:
@@ -120,27 +120,30 @@ def calibrate(
     return Importance(_by_tensor(source, sums, num_tokens), num_tokens)
 
 
-def _packed(source: Gguf) -> PackedFile:
-    """Beside a link to the file, so that what a worker has packed stays; mapped, it outlives its folder."""
+def opened_for_ark(source: Gguf) -> PackedFile:
+    """Packed beside links to the file and to what a worker has packed of it, so that this stays, and is not made twice;
+    mapped, it outlives its folder.
+    """
+    path = source.path.resolve()
     with tempfile.TemporaryDirectory(prefix=".calibrate-", dir=source.path.parent) as folder:
-        link = Path(folder) / source.path.name
-        link.symlink_to(source.path.resolve())
-        return PackedFile.open(packed(link, AS_IN_THE_FILE))
+        for each in (path, *path.parent.glob("ark-*.safetensors")):
+            (Path(folder) / each.name).symlink_to(each)
+        return PackedFile.open(packed(Path(folder) / path.name, AS_IN_THE_FILE))
 
 
 def _by_tensor(source: Gguf, sums: dict[str, torch.Tensor], num_tokens: int) -> dict[str, Floats]:
     found = {}
     for name, total in sums.items():
         mean = (total / num_tokens).float().numpy()
-        for tensor in _tensors(name):
+        for tensor in tensors_of(name):
             if tensor in source.tensors:
                 found[tensor] = mean.copy()
     # What has the head's weights but not its place, the embedding of a model with an own output, has no inputs.
     return {name: found[name] for name in _lengths(source)}
 
 
-def _tensors(name: str) -> list[str]:
-    """Of a matrix of the packed file."""
+def tensors_of(name: str) -> list[str]:
+    """Of the GGUF file, that a matrix of the packed file is made of."""
     if name == "head":
         return [gguf.OUTPUT, gguf.EMBEDDING]
     layer, part = name.split(".")

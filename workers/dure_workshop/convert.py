@@ -155,11 +155,11 @@ def _sources(checkpoint: Checkpoint, kind: str, shape: Shape) -> Iterator[tuple[
             continue
         stem = told.removesuffix(QWEIGHT)
         packed = _packed(stem, packing, places) if packing is not None and told != stem else None
-        name = _name_of(told if packed is None else f"{stem}.weight", checkpoint.path)
+        name = name_of(told if packed is None else f"{stem}.weight", checkpoint.path)
         expected.discard(name)
         if name is None or (name == gguf.OUTPUT and shape.is_tied):
             continue
-        yield name, _Source(shard, tensor, _order(name, kind, shape), packed)
+        yield name, _Source(shard, tensor, order_of(name, kind, shape), packed)
     if expected:
         raise ModelCorrupt(f"{checkpoint.path} lacks {len(expected)} tensors, such as {min(expected)}: fetch it again")
 
@@ -171,7 +171,7 @@ def _packed(stem: str, packing: Packing, places: dict[str, tuple[Safetensors, sa
     return Matrix(packing, tensors)
 
 
-def _name_of(name: str, path: Path) -> str | None:
+def name_of(name: str, path: Path) -> str | None:
     """None for what is computed anew."""
     if name.endswith(_COMPUTED):
         return None
@@ -182,7 +182,7 @@ def _name_of(name: str, path: Path) -> str | None:
     return f"blk.{found[1]}.{_NAMES[part]}.{ending}" if found else f"{_NAMES[part]}.{ending}"
 
 
-def _order(name: str, kind: str, shape: Shape) -> list[int] | None:
+def order_of(name: str, kind: str, shape: Shape) -> list[int] | None:
     """Llama's rotation takes neighbours in GGUF, and halves in a checkpoint: rows of queries and keys change places.
 
     GPT-NeoX has queries, keys and values head by head, GGUF one behind the other.

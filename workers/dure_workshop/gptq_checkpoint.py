@@ -78,12 +78,9 @@ class Matrix:
         differences, scales = self._numbers()
         if order is not None:
             differences, scales = differences[order], scales[order]
-        inputs = differences.shape[1]
-        halves = scales.astype("<f2")
-        if not np.isfinite(scales).all() or not np.array_equal(halves.astype(np.float32), scales):
+        if not np.isfinite(scales).all() or not np.array_equal(scales.astype("<f2").astype(np.float32), scales):
             raise ModelCorrupt(f"{self._name}: its scales are no numbers, or none of 16 bits: take it again")
-        halves = halves.repeat(inputs // _BLOCK // halves.shape[1], axis=1).reshape(-1, 1)
-        return _WRITERS[self.packing.kind](halves.view(np.uint8), differences.reshape(-1, _BLOCK)).tobytes()
+        return blocks(differences, scales, self.packing.kind)
 
     @property
     def _name(self) -> str:
@@ -113,6 +110,15 @@ class Matrix:
         if tensor.dtype != "I32":
             raise ModelCorrupt(f"{tensor.name} is of the type {tensor.dtype}, not I32: take the checkpoint again")
         return np.frombuffer(_bytes(shard, tensor), "<i4").reshape(tensor.shape)
+
+
+def blocks(codes: NDArray[np.int16], scales: NDArray[np.float32], kind: TensorType) -> bytes:
+    """Whole numbers (rows, columns) and their scales (rows, groups of a multiple of 32 columns), which 16 bits hold.
+
+    kind: Q4_0, Q5_0 or Q8_0, whose codes these are
+    """
+    halves = scales.astype("<f2").repeat(codes.shape[1] // _BLOCK // scales.shape[1], axis=1).reshape(-1, 1)
+    return _WRITERS[kind](halves.view(np.uint8), codes.reshape(-1, _BLOCK)).tobytes()
 
 
 def _bytes(shard: Safetensors, tensor: Tensor) -> bytes:

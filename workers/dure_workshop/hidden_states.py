@@ -19,12 +19,17 @@ _TIMEOUT_S = 600  # one window on a very slow box
 
 
 class HiddenStates:
-    """Call `of(ids)`; a context manager, since the model stays loaded. The whole of `ids` must fit into `window`."""
+    """Call `of(ids)`; a context manager, since the model stays loaded. The whole of `ids` must fit into `window`.
 
-    def __init__(self, path: Path, window: int, num_threads: int) -> None:
+    adapter: a LoRA adapter that is added to the weights
+    """
+
+    def __init__(self, path: Path, window: int, num_threads: int, adapter: Path | None = None) -> None:
         key = secrets.token_hex(16)
         params = _params(path, window, num_threads)
         params.api_keys = [key]
+        if adapter is not None:
+            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter))]
         try:
             self._server = xllamacpp.Server(params)
         except (RuntimeError, ValueError) as error:

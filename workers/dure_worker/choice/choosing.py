@@ -50,6 +50,7 @@ def resolved(
     """
     rules.require_packages(worker.engine)  # before a gigabyte is read
     engines.weights_of(worker.engine, worker.weights)
+    rules.require_for_adapter(worker)
     if worker.engine != "auto" or settings.model == catalog.SCRIPTED:
         return worker
     choice = choose(settings, worker, here, cpu or Cpu.here(), measure)
@@ -60,6 +61,8 @@ def resolved(
 
 
 def choose(settings: Settings, worker: WorkerSettings, here: Budget | None, cpu: Cpu, measure: Measure) -> Choice:
+    if reason := rules.against_ark_with(worker):
+        return Choice("llama", reason)
     if reason := rules.against_ark_here(cpu):
         return Choice("llama", reason)
     weights = artifact.require(settings.model, settings.models_dir)
@@ -74,9 +77,12 @@ def foreseen(settings: Settings, worker: WorkerSettings, here: Budget | None, cp
 
     Raises SettingsError where the engine that is named cannot serve.
     """
+    rules.require_for_adapter(worker)
     if worker.engine != "auto":
         _require_able(settings, worker)
         return Choice(worker.engine, "named by DURE_WORKER_ENGINE")
+    if reason := rules.against_ark_with(worker):
+        return Choice("llama", reason)
     if reason := rules.against_ark_here(cpu):
         return Choice("llama", reason)
     try:

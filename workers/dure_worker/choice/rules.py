@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 
 from dure import engines, split_patterns
 from dure.cpu import Cpu
-from dure.errors import EngineMissing
+from dure.errors import EngineMissing, SettingsError
 from dure.gguf import Gguf
 from dure_worker.choice.record import Choice, Measured
+from dure_worker.settings import WorkerSettings
 
 # By these the extra `torch` is known. Found, not imported: torch takes seconds and 200 MiB.
 _MODULES_OF = {
@@ -34,6 +35,20 @@ def against_ark_here(cpu: Cpu, find: Finder = importlib.util.find_spec) -> str:
         return "this CPU has neither AVX512-VNNI nor AVX-VNNI"
     missing = missing_for_ark(find)
     return f"the extra `torch` is not installed (missing: {', '.join(missing)})" if missing else ""
+
+
+def against_ark_with(worker: WorkerSettings) -> str:
+    """Why these settings rule it out; '' if they do not."""
+    return "a LoRA adapter is added by llama alone" if worker.adapter else ""
+
+
+def require_for_adapter(worker: WorkerSettings) -> None:
+    """Raises SettingsError where an engine is named that adds no adapter."""
+    if worker.adapter and worker.engine not in ("auto", "llama"):
+        raise SettingsError(
+            f"DURE_WORKER_ADAPTER: the engine {worker.engine} adds no adapter: choose DURE_WORKER_ENGINE=llama, or "
+            "serve the merged model, which `dure workshop adapt` writes beside it"
+        )
 
 
 def against_ark(source: Gguf) -> str:

@@ -46,6 +46,7 @@ class LlamaEngine:
     num_threads   compute threads, at most the cores of this box: more make it many times slower
     cache_mib     memory for prompts that lost their slot
     kv_bits       of a number of the KV cache: 16, or 8 for half the memory
+    adapter       a LoRA adapter that is added to the weights
     is_mapped     share the file with the page cache instead of copying it. Not both: the fast layout of the copy on
                   top of a mapped file nearly doubles the resident memory
     """
@@ -61,11 +62,14 @@ class LlamaEngine:
         cache_mib: int = 64,
         is_mapped: bool = False,
         kv_bits: int = 16,
+        adapter: Path | None = None,
     ) -> None:
         self.info = EngineInfo("llama", model, num_slots, context)
         key = secrets.token_hex(16)
         params = _params(path, num_slots, context, num_threads, cache_mib, is_mapped)
         params.api_keys = [key]
+        if adapter is not None:
+            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter))]
         if kv_bits == 8:  # noqa: PLR2004
             params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_Q8_0
         try:

@@ -3,34 +3,43 @@
 import argparse
 import datetime as dt
 import json
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dure import artifact, engines, model_names
-from dure.errors import SettingsError
+from dure import artifact
 from dure.settings import Settings
 from dure_worker.settings import WorkerSettings
-from dure_workshop import texts
+from dure_workshop import manifest_line, texts
 from dure_workshop.bench import cpu_name
 from dure_workshop.evaluate import choices, report
-from dure_workshop.evaluate.evaluation import ENGINES, Exam, Results, Subject, evaluate
+from dure_workshop.evaluate.evaluation import Exam, Results, Subject, evaluate
+from dure_workshop.evaluate.subject import ENGINES
+from dure_workshop.generation import questions
+from dure_workshop.room import require_disk
 from dure_workshop.texts import read_text
 
-TABLE, FIGURES, PLOT = "evaluation.md", "figures.json", "evaluation.png"
+TABLE, FIGURES, PLOT, SAID = "evaluation.md", "figures.json", "evaluation.png", "answers.jsonl"
+_MOST_BYTES = 10 << 20  # of the results
 
 
 def run(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
     """Returns the rows, and where the table lies. Raises SettingsError, ModelError, EngineError."""
+    began = time.monotonic()
     chosen = options.engine or ENGINES[:1]
-    subjects = [_subject(name, engine, settings) for name in options.models for engine in chosen]
+    subjects = [Subject.named(name, engine, settings) for name in options.models for engine in chosen]
     exam = Exam(
         {path.stem: read_text(path) for path in options.text or ()} or {name: texts.own(name) for name in texts.NAMES},
         choices.read(options.questions, options.limit) if options.questions else {},
-        _subject(options.reference, chosen[0], settings) if options.reference else None,
+        Subject.named(options.reference, chosen[0], settings) if options.reference else None,
+        questions.first_held_out(options.answers),
+        options.seed,
     )
+    require_disk(options.out, _MOST_BYTES)
     results, num_threads = Results(options.out), WorkerSettings.read().num_threads
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -49,27 +58,41 @@ def run(options: argparse.Namespace, settings: Settings, console: Console) -> di
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "command": _command(options),
     }
-    found = {**about, "rows": rows, "table": str(options.out / TABLE)}
-    lines = [
-        f"{about['cpu']}, {num_threads} threads. {about['versions']}. {about['date']}.",
-        "",
-        f"`{about['command']}`",
-    ]
-    (options.out / TABLE).write_text(report.markdown(rows, lines), "utf-8")
-    (options.out / FIGURES).write_text(json.dumps(found, ensure_ascii=False, indent=1), "utf-8")
-    report.plot(rows, options.out / PLOT)
+    found = _written(rows, about, options.out)
+    manifest_line.add_line(
+        options.out, command=_command(options), inputs=_inputs(options, exam, subjects), seed=options.seed,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
     return found
 
 
-def _subject(name: str, engine: str, settings: Settings) -> Subject:
-    path = model_names.weights_of(name, settings.models_dir)
-    if path.is_dir():
-        path = path / artifact.WEIGHTS
-    if not path.is_file():
-        raise SettingsError(f"{name} holds no {artifact.WEIGHTS}: `dure model add` makes one of a checkpoint")
-    title = Path(name).stem if model_names.is_path(name) else name
-    weights = engines.weights_of("ark", WorkerSettings.read().weights) if engine == "ark" else ""
-    return Subject(title, path, engine, weights)
+def _written(rows: list[dict[str, Any]], about: dict[str, Any], out: Path) -> dict[str, Any]:
+    said = [
+        {"model": row["model"], "engine": row["engine"], **answer} for row in rows for answer in row.pop("said", ())
+    ]
+    found = {**about, "rows": rows, "table": str(out / TABLE)}
+    lines = [
+        f"{about['cpu']}, {about['threads']} threads. {about['versions']}. {about['date']}.",
+        "",
+        f"`{about['command']}`",
+    ]
+    (out / TABLE).write_text(report.markdown(rows, lines), "utf-8")
+    (out / FIGURES).write_text(json.dumps(found, ensure_ascii=False, indent=1), "utf-8")
+    if said:
+        (out / SAID).write_text("".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in said), "utf-8")
+    report.plot(rows, out / PLOT)
+    return found
+
+
+def subject_of(name: str, engine: str, settings: Settings) -> Subject:
+    """As `Subject.named`."""
+    return Subject.named(name, engine, settings)
+
+
+def _inputs(options: argparse.Namespace, exam: Exam, subjects: list[Subject]) -> Iterable[Path]:
+    weights = [subject.path for subject in (*subjects, *([exam.reference] if exam.reference else []))]
+    tasks = sorted(options.questions.glob("*.tsv")) if options.questions else []
+    return dict.fromkeys([*weights, *(options.text or ()), *tasks])
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -79,5 +102,6 @@ def _command(options: argparse.Namespace) -> str:
         *([f"--questions {options.questions}"] if options.questions else []),
         *([f"--limit {options.limit}"] if options.limit else []),
         *([f"--reference {options.reference}"] if options.reference else []),
+        *([f"--answers {options.answers} --seed {options.seed}"] if options.answers else []),
     ]
     return " ".join(["dure workshop evaluate", *options.models, *given])

@@ -1,58 +1,38 @@
 """Several models on the same texts and questions; what is done is kept, so that a run that was stopped goes on.
 
-evaluation.json in the folder of the results holds one entry a step: a text, a task or a comparison by one model and
-engine. An entry counts again only for the same bytes of weights, text and questions.
+evaluation.json in the folder of the results holds one entry a step: a text, a task, a comparison or an answer by one
+model and engine. An entry counts again only for the same bytes of weights, text and questions.
 """
 
+import gc
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dure import gguf
 from dure.errors import ModelCorrupt, SettingsError
-from dure.one_step import one_step
-from dure_workshop.evaluate import choices
+from dure.gguf import Gguf
+from dure_workshop.evaluate import choices, said
 from dure_workshop.evaluate.choices import Question
 from dure_workshop.evaluate.likelihood import divergence, text_perplexity
-from dure_workshop.evaluate.logits import LlamaLogits, Logits
-from dure_workshop.results_folder import prepared
+from dure_workshop.evaluate.logits import LONGEST, ROWS, LlamaLogits, Logits
+from dure_workshop.evaluate.results import Results
+from dure_workshop.evaluate.subject import Subject
+from dure_workshop.generation import asking
+from dure_workshop.room import require_memory
 
-ENGINES = ("llama", "ark")
-FILE = "evaluation.json"
-# Raised when a step's figures change their meaning.
-_SCHEMA = 1
+if TYPE_CHECKING:
+    from dure_workshop.evaluate.hf_logits import HfLogits  # needs torch
+
+__all__ = ["Exam", "Results", "Subject", "evaluate", "logits_of"]
+
+_F32 = 4
 
 Kind = Literal["text", "task", "divergence"]
 OnStep = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model that is judged, in the engine that would serve it.
-
-    weights    how ark holds them, by DURE_WORKER_WEIGHTS
-    """
-
-    name: str
-    path: Path
-    engine: str = "llama"
-    weights: str = "int5"
-
-    @property
-    def identity(self) -> str:
-        """Of its bytes: a file that was written anew is another."""
-        status = self.path.stat()
-        return f"{self.title} {self.path.resolve()} {status.st_size} {status.st_mtime_ns}"
-
-    @property
-    def title(self) -> str:
-        """Of the engine."""
-        return f"{self.engine} {self.weights}" if self.engine == "ark" else self.engine
 
 
 @dataclass(frozen=True)
@@ -62,11 +42,15 @@ class Exam:
     texts        name → text
     questions    task → questions
     reference    whose distribution the others are compared with, over the texts
+    asked        what is answered in the subject's own words, for the Korean editor to judge
+    seed         of the answers' dice
     """
 
     texts: dict[str, str]
     questions: dict[str, list[Question]]
     reference: Subject | None = None
+    asked: tuple[asking.Question, ...] = ()
+    seed: int = 1
 
     def steps(self) -> Iterator[tuple[Kind, str]]:
         for name in self.texts:
@@ -78,38 +62,11 @@ class Exam:
             yield "task", name
 
 
-class Results:
-    """The folder's entries, written after each step. Raises SettingsError for a file that is of another release."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = prepared(folder) / FILE
-        self._entries: dict[str, dict[str, Any]] = {}
-        try:
-            found = json.loads(self._path.read_text("utf-8"))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise SettingsError(f"{self._path} cannot be read ({error.strerror}): choose another --out") from None
-        except ValueError:
-            raise SettingsError(f"{self._path} is damaged: delete it, or choose another --out") from None
-        if found.get("schema") != _SCHEMA:
-            raise SettingsError(f"{self._path} is of another release of dure: delete it, or choose another --out")
-        self._entries = found["entries"]
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        return self._entries.get(key)
-
-    def add(self, key: str, entry: dict[str, Any]) -> None:
-        self._entries[key] = entry
-        told = json.dumps({"schema": _SCHEMA, "entries": self._entries}, ensure_ascii=False, indent=1)
-        with one_step(self._path) as unfinished:
-            unfinished.write_text(told, "utf-8")
-
-
 def evaluate(
     subjects: list[Subject], exam: Exam, results: Results, num_threads: int, on_step: OnStep
 ) -> list[dict[str, Any]]:
-    """One row a subject: model, engine, megabytes, bits_per_weight, and text, divergence, task by name.
+    """One row a subject: model, engine, megabytes, num_weights, bits_per_weight; text, divergence, task by name; where
+    something was asked, answers and said (see `said.answers`).
 
     on_step(what, parts done, of all). Raises SettingsError, ModelError, EngineError.
     """
@@ -117,19 +74,25 @@ def evaluate(
 
 
 def _row(subject: Subject, exam: Exam, results: Results, num_threads: int, on_step: OnStep) -> dict[str, Any]:
-    row: dict[str, Any] = {"model": subject.name, "engine": subject.title}
+    title = f"{subject.name} ({subject.title})"
+    row = {"model": subject.name, "engine": subject.title}
+    row |= _by_likelihood(subject, exam, results, num_threads, lambda name, *part: on_step(f"{title}, {name}", *part))
+    if exam.asked:
+        gc.collect()  # two engines at once may be too much; libraries' models hold each other in circles
+        on_answer = partial(on_step, f"{title}, answers")
+        row |= said.answers(subject, exam.asked, exam.seed, results, num_threads, on_answer)
+    return row
+
+
+def _by_likelihood(subject: Subject, exam: Exam, results: Results, num_threads: int, on_step: OnStep) -> dict[str, Any]:
+    row: dict[str, Any] = {}
     with ExitStack() as opened:
-        found = _Lazy(lambda: opened.enter_context(_logits(subject, num_threads)))
-        other = _Lazy(lambda: opened.enter_context(_logits(_required(exam.reference), num_threads)))
+        found = _Lazy(lambda: opened.enter_context(logits_of(subject, num_threads)))
+        other = _Lazy(lambda: opened.enter_context(logits_of(_required(exam.reference), num_threads)))
         for kind, name in exam.steps():
-            key = _key(subject, exam, kind, name)
-            entry = results.get(key)
-            if entry is None:
-                on_part = partial(on_step, f"{subject.name} ({subject.title}), {name}")
-                entry = _step(exam, kind, name, found, other, on_part)
-                results.add(key, entry)
-            row.setdefault(kind, {})[name] = entry
-    return row | _size(subject)
+            make = partial(_step, exam, kind, name, found, other, partial(on_step, name))
+            row.setdefault(kind, {})[name] = results.kept(_key(subject, exam, kind, name), make)
+        return row | results.kept(_digest("size", subject.identity), lambda: _size(subject, found))
 
 
 class _Lazy:
@@ -167,11 +130,18 @@ def _key(subject: Subject, exam: Exam, kind: Kind, name: str) -> str:
     asked.append(exam.questions[name] if kind == "task" else exam.texts[name])
     if kind == "divergence":
         asked.append(_required(exam.reference).identity)
-    return hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
+    return _digest(*asked)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()[:16]
 
 
 @contextmanager
-def _logits(subject: Subject, num_threads: int) -> Iterator[Logits]:
+def logits_of(subject: Subject, num_threads: int) -> Iterator[Logits]:
+    """In its engine, for the length of the block. Raises PlanTooLarge, ModelError, EngineError."""
+    source = gguf.read(subject.path)
+    require_memory(_memory(subject, source), f"{subject.name} ({subject.title})")
     if subject.engine == "llama":
         with LlamaLogits(subject.path, num_threads) as logits:
             yield logits
@@ -179,32 +149,49 @@ def _logits(subject: Subject, num_threads: int) -> Iterator[Logits]:
     # torch and the kernels are an extra, and loading them takes seconds.
     import torch  # noqa: PLC0415
 
+    torch.set_num_threads(num_threads)
+    if subject.engine == "transformers":
+        from dure_worker.engines.hf.loading import Weights  # noqa: PLC0415
+        from dure_workshop.evaluate.hf_logits import HfLogits  # noqa: PLC0415
+
+        yield HfLogits(subject.path, cast("Weights", subject.weights))
+        return
     from dure_worker.engines.ark.loading import load  # noqa: PLC0415
     from dure_worker.engines.ark.packing import RECIPES  # noqa: PLC0415
     from dure_workshop.evaluate.ark_logits import ArkLogits  # noqa: PLC0415
 
-    torch.set_num_threads(num_threads)
-    source = gguf.read(subject.path)
     yield ArkLogits(source, load(source, RECIPES[subject.weights]))
 
 
-def _size(subject: Subject) -> dict[str, Any]:
+def _memory(subject: Subject, source: Gguf) -> int:
+    """Bytes: the engine with one text, its logits, and what llama's states are multiplied with."""
+    vocab = gguf.num_tokens(source)
+    num_rows = LONGEST if subject.engine == "transformers" else ROWS
+    # Logits, their exponentials, and logarithms of both models while they are compared.
+    num_bytes = 3 * num_rows * vocab * _F32
+    if subject.engine == "llama":
+        num_bytes += int(source.hyper("embedding_length")) * vocab * _F32
+    return subject.memory(1, LONGEST, has_editor=False) + num_bytes
+
+
+def _size(subject: Subject, found: _Lazy) -> dict[str, Any]:
     """Of the weights as the engine holds them; bits over all of them, vocabulary and norms included."""
     source = gguf.read(subject.path)
     num_weights = sum(tensor.num_weights for tensor in source.tensors.values())
-    path = subject.path
-    if subject.engine == "ark":
+    if not num_weights:
+        raise ModelCorrupt(f"{subject.path} has no weights: take an intact file")
+    if subject.engine == "transformers":
+        num_bytes = megabytes = cast("HfLogits", found()).num_bytes
+    elif subject.engine == "ark":
         from dure_worker.engines.ark.loading import packed  # noqa: PLC0415 - needs torch
         from dure_worker.engines.ark.packing import RECIPES  # noqa: PLC0415
 
-        path = packed(subject.path, RECIPES[subject.weights])
-        num_bytes = path.stat().st_size
+        num_bytes = megabytes = packed(subject.path, RECIPES[subject.weights]).stat().st_size
     else:
         num_bytes = sum(tensor.num_bytes for tensor in source.tensors.values())
-    if not num_weights:
-        raise ModelCorrupt(f"{subject.path} has no weights: take an intact file")
+        megabytes = subject.path.stat().st_size
     return {
-        "megabytes": path.stat().st_size / 1e6,
+        "megabytes": megabytes / 1e6,
         "num_weights": num_weights,
         "bits_per_weight": 8 * num_bytes / num_weights,
     }

@@ -3,6 +3,7 @@
 Source: ggml_quantize_chunk of ggml; the K kinds of llama.cpp #1684, importance of #4861.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,9 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from dure import gguf
-from dure.gguf import Gguf, Tensor
+from dure.errors import ModelError
+from dure.gguf import Gguf, Tensor, Value
+from dure.one_step import one_step
 from dure_workshop.calibrate import Importance
 from dure_workshop.dequantize import quantize, rows
+from dure_workshop.quantize.fitting import fit
 from dure_workshop.quantize.mixture import Mixture
 from dure_workshop.trim.gguf_file import write
 
@@ -49,14 +53,58 @@ def requantized(
 
     Raises NotReadable, ModelError; then nothing is left.
     """
-    values = {key: value for key, value in source.values.items() if key != "general.file_type"}
+    values, placed = _plan(source, mixture)
     alignment = gguf.alignment_of(values)
-    kinds = {name: option.kind for name, option in mixture.items()}
-    tensors = [replace(tensor, type=kinds.get(name, tensor.type)) for name, tensor in source.tensors.items()]
-    placed = gguf.placed(tensors, alignment)
     with ThreadPoolExecutor(num_threads, "quantizer") as pool:
         weights = _weights(source, placed, importance, pool, alignment, num_threads)
         write(target, values, placed, weights, on_progress)
+
+
+def compensated(
+    source: Gguf,
+    target: Path,
+    mixture: Mixture,
+    importance: Importance,
+    text: str,
+    num_threads: int = 2,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """As `requantized`, but errors of a matrix's columns are undone in later ones, for what the text gives as inputs.
+
+    on_progress(matrices done, of all). Returns how many tokens it was. Raises SettingsError, ModelError, EngineError.
+    """
+    values, placed = _plan(source, mixture)
+    alignment = gguf.alignment_of(values)
+    kinds = {tensor.name: tensor.type for tensor in placed}
+    head = gguf.head(values, placed)
+    total = sum(tensor.num_bytes for tensor in placed)
+    waiting = {tensor.name: tensor for tensor in placed}
+    try:
+        with one_step(target) as unfinished, unfinished.open("wb") as file, ThreadPoolExecutor(num_threads) as pool:
+            file.write(head)
+
+            def take(name: str, weights: bytes) -> None:
+                tensor = waiting.pop(name)
+                file.seek(len(head) + tensor.offset)
+                file.write(weights + gguf.padding(tensor.num_bytes, alignment))
+
+            num_tokens = fit(source, kinds, text, take, num_threads, on_progress)
+            for name, tensor in list(waiting.items()):
+                pieces = _weights(source, [tensor], importance, pool, alignment, num_threads)
+                take(name, b"".join(pieces)[: tensor.num_bytes])
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ModelError(f"{target} cannot be written ({error.strerror}): free {total >> 20} MiB there") from None
+    return num_tokens
+
+
+def _plan(source: Gguf, mixture: Mixture) -> tuple[dict[str, Value], list[Tensor]]:
+    """The new file's values, and where its tensors will lie."""
+    values = {key: value for key, value in source.values.items() if key != "general.file_type"}
+    kinds = {name: option.kind for name, option in mixture.items()}
+    tensors = [replace(tensor, type=kinds.get(name, tensor.type)) for name, tensor in source.tensors.items()]
+    return values, gguf.placed(tensors, gguf.alignment_of(values))
 
 
 def _weights(

@@ -74,14 +74,19 @@ def _error(numbers: Floats, kind: TensorType, worth: Floats) -> float:
     return float((left**2 @ worth.astype(np.float64)).sum())
 
 
+def least_bytes(source: Gguf, choices: dict[str, list[Option]]) -> int:
+    """Of all tensors, with the fewest bits for each that has a choice."""
+    others = sum(tensor.num_bytes for name, tensor in source.tensors.items() if name not in choices)
+    return others + sum(found[0].num_bytes for found in choices.values())
+
+
 def mix(source: Gguf, choices: dict[str, list[Option]], most_bytes: int) -> Mixture:
     """choices: by tensor, as `options` gives them. most_bytes: of all tensors together.
 
     Raises SettingsError where the fewest bits are too many.
     """
     chosen = dict.fromkeys(choices, 0)
-    total = sum(tensor.num_bytes for name, tensor in source.tensors.items() if name not in choices)
-    total += sum(found[0].num_bytes for found in choices.values())
+    total = least_bytes(source, choices)
     if total > most_bytes:
         raise SettingsError(
             f"{most_bytes / 1e6:.0f} MB are too few: {source.path.name} needs {total / 1e6:.0f} MB with the "

@@ -2,6 +2,8 @@
 
 {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}    answers are learnt
 {"text": "…"}                                                                              all of it is learnt
+
+A file that ends in .txt is one such text.
 """
 
 import json
@@ -10,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+import numpy as np
 
 from dure.errors import BadRequest, SettingsError
 from dure.gguf import Gguf
@@ -38,6 +42,23 @@ class Dataset:
     def num_learnt(self) -> int:
         """Tokens."""
         return sum(sum(sample.is_learnt) for sample in self.samples)
+
+    @classmethod
+    def of(cls, parts: "list[Dataset]") -> "Dataset":
+        """All of them, one behind the other."""
+        return cls([sample for part in parts for sample in part.samples], sum(part.num_too_long for part in parts))
+
+    def parted(self, num_held_out: int, seed: int) -> "tuple[Dataset, Dataset]":
+        """What is learnt, and what is held out of it, by chance."""
+        order = np.random.default_rng(seed).permutation(len(self.samples))
+        parts = sorted(order[num_held_out:]), sorted(order[:num_held_out])
+        learnt, held_out = (Dataset([self.samples[number] for number in part]) for part in parts)
+        return learnt, held_out
+
+    def some(self, number: int, seed: int) -> "Dataset":
+        """Of its samples, by chance; all where there are no more."""
+        order = np.random.default_rng(seed).permutation(len(self.samples))[:number]
+        return Dataset([self.samples[at] for at in sorted(order)], self.num_too_long)
 
     @classmethod
     def read(cls, path: Path, source: Gguf, length: int) -> "Dataset":
@@ -101,6 +122,9 @@ def _lines(path: Path) -> Iterator[tuple[str, str | list[Message]]]:
         raw = path.read_bytes()
     except OSError as error:
         raise SettingsError(f"{path} cannot be read ({error.strerror}): name a file of JSON lines") from None
+    if path.suffix == ".txt":
+        yield str(path), _content(str(path), _utf8(str(path), raw))
+        return
     for number, line in enumerate(raw.splitlines(), 1):
         if line.strip():
             where = f"{path}, line {number}"
@@ -109,11 +133,16 @@ def _lines(path: Path) -> Iterator[tuple[str, str | list[Message]]]:
 
 def _decoded(where: str, line: bytes) -> Any:
     try:
-        return json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        _refuse(where, f"no UTF-8 (byte {error.start})", "convert the file, for example with iconv")
+        return json.loads(_utf8(where, line))
     except ValueError as error:
         _refuse(where, f"no JSON ({error})", "write one object on each line")
+
+
+def _utf8(where: str, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        _refuse(where, f"no UTF-8 (byte {error.start})", "convert the file, for example with iconv")
 
 
 def _checked(where: str, found: Any) -> str | list[Message]:

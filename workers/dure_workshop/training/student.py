@@ -1,4 +1,5 @@
-"""A model that learns: all of its weights, or low-rank updates of its matrices (LoRA), against targets of its teacher.
+"""A model that learns: all of its weights, low-rank updates of its matrices (LoRA), or the scales of quantized ones,
+against targets of its teacher.
 
 Losses in nats a token. `kl` is that of the teacher's kept tokens and the bucket of all others (Hinton et al. 2015, with
 the tail as one outcome); `ce` that of the token which really follows.
@@ -13,14 +14,17 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from dure_workshop.dequantize import Floats
 from dure_workshop.training.dataset import Sample
 from dure_workshop.training.teacher import Targets
 
-Method = Literal["lora", "full"]
+Method = Literal["lora", "full", "scales"]
 
 # Logits of so many tokens are there at a time, in forward and backward: 65 MB with 32,000 tokens in float32.
-_ROWS = 512
+ROWS = 512
 _LEAST = 1e-9  # of the bucket's probability
+# The longest sample of a group to its shortest.
+_MOST_FILLED = 1.5
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,37 @@ class Losses:
     num_tokens: int
 
 
+@dataclass(frozen=True)
+class Update:
+    """Of a matrix of n rows and k columns: scale · b · a. a (rank, k), b (n, rank)."""
+
+    a: Floats
+    b: Floats
+    scale: float
+
+
 class Student:
     """model: a causal language model of transformers, whose trunk is `model.model` and whose output `lm_head`.
 
+    method           scales: those that `training.scales.scaled` has made of it; its other weights are frozen
     rank             of the updates (LoRA); they begin as nothing, scaled by 2
     is_frugal        activations are computed again in the backward pass instead of being kept
+    is_half          matrices are multiplied in bfloat16; what learns is float32, in which small updates do not vanish
     """
 
-    def __init__(self, model: Any, method: Method, rank: int = 16, seed: int = 0, *, is_frugal: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        method: Method,
+        rank: int = 16,
+        seed: int = 0,
+        *,
+        is_frugal: bool = False,
+        is_half: bool = False,
+    ) -> None:
         torch.manual_seed(seed)
         self.method = method
+        self._is_half = is_half
         model.config.use_cache = False
         if is_frugal:
             model.activation_checkpointing_enable()
@@ -50,9 +75,8 @@ class Student:
             config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
             # Not get_peft_model, whose wrapper asks for what transformers deprecates.
             model = inject_adapter_in_model(config, model)
-            for each in model.parameters():
-                # Small updates vanish in bfloat16.
-                each.data = each.data.float() if each.requires_grad else each.data
+        for each in model.parameters():
+            each.data = each.data.float() if each.requires_grad else each.data
         self._model = model.train()
 
     @property
@@ -62,6 +86,17 @@ class Student:
 
     def losses(self, samples: list[Sample], targets: list[Targets] | None) -> Losses:
         """Of samples of different length, together. targets: of each, by the teacher."""
+        order = sorted(range(len(samples)), key=lambda number: len(samples[number].ids))
+        kl = ce = torch.zeros((), device=self._model.device)
+        num_tokens = 0
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._is_half):
+            for group in _alike(order, samples):
+                taught = None if targets is None else [targets[number] for number in group]
+                found = self._losses([samples[number] for number in group], taught)
+                kl, ce, num_tokens = kl + found.kl, ce + found.ce, num_tokens + found.num_tokens
+        return Losses(kl, ce, num_tokens)
+
+    def _losses(self, samples: list[Sample], targets: list[Targets] | None) -> Losses:
         device = self._model.device
         length = max(len(sample.ids) for sample in samples)
         # Behind a sample anything may stand: a token sees only those before it.
@@ -74,8 +109,8 @@ class Student:
         before, following = states[rows, ats - 1], ids[rows, ats]
         taught = None if targets is None else _joined(targets, device)
         kl = ce = torch.zeros((), device=device)
-        for start in range(0, len(places), _ROWS):
-            part = slice(start, start + _ROWS)
+        for start in range(0, len(places), ROWS):
+            part = slice(start, start + ROWS)
             pieces = [before[part], following[part], *(each[part] for each in taught or ())]
             of_kl, of_ce = checkpoint(self._of_rows, *pieces, use_reentrant=False)
             kl, ce = kl + of_kl, ce + of_ce
@@ -92,11 +127,24 @@ class Student:
         kl = (logs.exp() * (logs - own)).sum() + (tail.exp() * (tail - rest)).sum()
         return kl, ce
 
-    def updates(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def updates(self) -> Iterator[tuple[str, Update]]:
         """What has been added to each matrix, by the model's own name for it; of LoRA only."""
         for name, module in self._model.named_modules():
             if hasattr(module, "lora_A"):
-                yield name, module.get_delta_weight("default").detach().float()
+                parts = (module.lora_A["default"].weight, module.lora_B["default"].weight)
+                a, b = (part.detach().float().cpu().numpy() for part in parts)
+                yield name, Update(a, b, module.scaling["default"])
+
+
+def _alike(order: list[int], samples: list[Sample]) -> Iterator[list[int]]:
+    """Numbers of samples, shortest first, in groups in which little is computed for what only fills up."""
+    group: list[int] = []
+    for number in order:
+        if group and len(samples[number].ids) > _MOST_FILLED * len(samples[group[0]].ids):
+            yield group
+            group = []
+        group.append(number)
+    yield group
 
 
 def _joined(targets: list[Targets], device: torch.device) -> list[torch.Tensor]:

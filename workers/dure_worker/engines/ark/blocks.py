@@ -43,6 +43,12 @@ class Codes:
         return int(self.codes.shape[1] // self.scales.shape[1])
 
     @property
+    def fewest_bits(self) -> int:
+        """That hold every code, 2 at least; without minima. A file may keep codes of 2 or 3 bits in blocks of 4."""
+        low, high = int(self.codes.min()), int(self.codes.max())
+        return max(2, 1 + max(high, ~low).bit_length())
+
+    @property
     def is_finite(self) -> bool:
         """Whether these are numbers at all."""
         return bool(np.isfinite(self.scales).all() and (self.minima is None or np.isfinite(self.minima).all()))

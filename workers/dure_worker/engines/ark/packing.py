@@ -236,13 +236,13 @@ def _frequencies(theta: float, width: int) -> torch.Tensor:
 
 def _exact_bits(found: Codes) -> int:
     """Minima cannot be packed; five bits without them come near four bits with."""
-    return found.bits if found.minima is None else found.bits + 1
+    return found.fewest_bits if found.minima is None else found.bits + 1
 
 
 def _with_bits(found: Codes, bits: int, recipe: Recipe, inputs: Inputs | None = None) -> Codes:
     group = recipe.group_of(found.codes.shape[1])
     whole = found.merged()
-    if whole.minima is None and whole.bits <= bits and whole.group % group == 0:
+    if whole.minima is None and whole.fewest_bits <= bits and whole.group % group == 0:
         return replace(whole.split(group), bits=bits)
     if inputs is None or not inputs.blocks:
         return fitted(found, bits, group, None if inputs is None else inputs.mean_square)
