@@ -115,10 +115,18 @@ def quantize(
     plain: Annotated[
         bool, typer.Option("--plain", help="Faster: round each weight for itself, and lose more.")
     ] = False,
+    method: Annotated[
+        str, typer.Option(help="importance; or autoround, for the ark engine: --bits 4, 3 or 2 in all layers.")
+    ] = "importance",
+    iterations: Annotated[int, typer.Option(min=1, help="For each layer, of autoround.")] = 200,
+    group: Annotated[
+        int | None,
+        typer.Option(help="Of autoround: weights that share a scale, 128, 64 or 32. Default: 32 for 2 bits."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fewer bits: by the importance of the inputs, more for the tensors that gain most from them."""
-    require("torch", "workshop")
+    require("auto_round" if method == "autoround" else "torch", "workshop")
     options = [
         *([f"--target-mb={target_mb}"] if target_mb is not None else []),
         *([f"--bits={bits}"] if bits is not None else []),
@@ -127,6 +135,9 @@ def quantize(
         *([f"--importance={importance}"] if importance is not None else []),
         *(["--plain"] if plain else []),
         *(f"--text={path}" for path in text or ()),
+        f"--method={method}",
+        f"--iterations={iterations}",
+        *([f"--group={group}"] if group is not None else []),
     ]
     found = run_workshop("quantize", model, f"--out={out}", *options)
     if as_json:

@@ -67,6 +67,15 @@ def test_neighbours_with_one_scale_are_one_group() -> None:
     assert alternating.merged().group == alternating.group
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "bits"),
+    [(0, 0, 2), (-2, 1, 2), (-3, 0, 3), (0, 2, 3), (-4, 3, 3), (-8, 7, 4), (0, 8, 5), (-17, 0, 6), (0, 127, 8)],
+)
+def test_codes_say_how_few_bits_hold_them(low: int, high: int, bits: int) -> None:
+    found = np.array([[low, high] + [0] * 30], np.int8)
+    assert Codes(found, np.ones((1, 1), np.float32), None, 8).fewest_bits == bits
+
+
 def as_codes(weights: np.ndarray) -> Codes:
     return codes(quantize(weights, TensorType.Q8_0), TensorType.Q8_0, K)
 
@@ -189,6 +198,29 @@ def test_a_damaged_packed_file_is_made_again(weights: Path, what: str) -> None:
     path.write_bytes({"cut short": whole[:-64], "not ours": whole.replace(b'"dure"', b'"else"', 1), "empty": b""}[what])
     assert np.array_equal(logits(weights, AS_IN_THE_FILE), exact)
     assert path.read_bytes() == whole
+
+
+def narrowed(weights: Path, name: str) -> None:
+    """Codes from -2 to 1 for that tensor."""
+    tensor = gguf.read(weights).tensors[name]
+    blocks = np.zeros((tensor.num_bytes // 34, 34), np.int8)
+    blocks[:, :2] = np.full(len(blocks), 0.5, "<f2").view(np.int8).reshape(-1, 2)
+    blocks[:, 2:] = np.random.default_rng(4).integers(-2, 2, (len(blocks), 32))
+    broken(weights, name, blocks.tobytes())
+
+
+def test_matrices_are_packed_in_the_fewest_bits_that_hold_them(weights: Path) -> None:
+    narrowed(weights, "blk.0.ffn_down.weight")
+    # Fused with others, which need more.
+    narrowed(weights, "blk.1.attn_q.weight")
+    pack(weights, weights.with_name("packed"))
+    found = packed_file.PackedFile.open(weights.with_name("packed"))
+    assert found.info["0.down"][2] == 2
+    assert found.info["1.down"][2] == found.info["1.qkv"][2] == 8
+    source = gguf.read(weights)
+    tensor = source.tensors["blk.0.ffn_down.weight"]
+    wanted = dequantize(b"".join(gguf.rows(source, tensor)), tensor.type, tensor.shape[0])
+    assert np.array_equal(unpacked(loading.matrix(found, "0.down")), wanted)
 
 
 @pytest.mark.parametrize("changed", ["_cpu", "_FORMAT"])

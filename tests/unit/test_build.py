@@ -13,6 +13,7 @@ from dure.errors import SettingsError
 from dure.settings import Settings
 from dure_workshop.build import command, recipe
 from dure_workshop.build.command import RECORD, StepFailed
+from dure_workshop.parser import parser
 
 RECIPE: dict[str, Any] = {
     "name": "own",
@@ -180,6 +181,23 @@ def test_a_recipe_that_is_wrong_is_refused_before_its_first_step(
 def test_what_it_needs_is_asked_for_at_once(workshop: Workshop, given: tuple[str, ...], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         build(given=given)
+    assert workshop.asked == []
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_those_that_come_along_are_whole(workshop: Workshop, name: str) -> None:
+    options = argparse.Namespace(recipe=name, given=[], out=None, dry_run=True)
+    found = command.run(options, Settings(home=Path("home")), Console(quiet=True), parser().parse_args)
+    assert found["name"] == name
+    assert found["fetch"]
+    assert found["steps"][-1]["command"].startswith("evaluate ")
+
+
+def test_an_option_that_a_step_does_not_have_is_refused_at_once(workshop: Workshop) -> None:
+    Path("own.yaml").write_text(yaml.safe_dump(RECIPE | {"steps": [{"prune": {"share": 0.5}}]}), "utf-8")
+    options = argparse.Namespace(recipe="own.yaml", given=["text=text.jsonl"], out=None, dry_run=False)
+    with pytest.raises(SettingsError, match=r"own\.yaml, step 1: unrecognized arguments: --share=0\.5"):
+        command.run(options, Settings(home=Path("home")), Console(quiet=True), parser().parse_args)
     assert workshop.asked == []
 
 

@@ -14,6 +14,7 @@ import pytest
 from dure import artifact, gguf
 from dure.budget import Budget
 from dure.cpu import Cpu
+from dure.errors import SettingsError
 from dure.gguf import TensorType
 from dure.heartbeat import Beat
 from dure.memory_plan import MIB
@@ -137,6 +138,17 @@ def test_an_engine_that_is_named_is_taken_as_it_is(settings: Settings) -> None:
 
 
 # what the figures mean
+
+
+def test_with_an_adapter_it_is_llama_without_measuring(settings: Settings) -> None:
+    bench = Bench()
+    worker = WORKER.model_copy(update={"adapter": "adapter.gguf"})
+    assert engine_of(settings, bench, worker) == "llama"
+    assert bench.asked == []
+    assert choosing.foreseen(settings, worker, None, VNNI) == Choice("llama", "a LoRA adapter is added by llama alone")
+    for engine in ("ark", "transformers"):
+        with pytest.raises(SettingsError, match=rf"the engine {engine} adds no adapter: choose .* the merged model"):
+            engine_of(settings, bench, worker.model_copy(update={"engine": engine}))
 
 
 def test_a_usual_exchange_takes_what_the_formula_says() -> None:

@@ -9,10 +9,13 @@ torch = pytest.importorskip("torch", reason="the extra `torch` is not installed"
 pytest.importorskip("peft", reason="the extra `workshop` is not installed")
 
 from dure import gguf  # noqa: E402
-from dure.errors import ModelUnsupported  # noqa: E402
+from dure.budget import Budget  # noqa: E402
+from dure.errors import ModelMissing, ModelUnsupported  # noqa: E402
 from dure.gguf import Gguf, TensorType  # noqa: E402
 from dure_worker import adapter as adapter_file  # noqa: E402
+from dure_worker.budget import planned  # noqa: E402
 from dure_worker.engines.hf.loading import load  # noqa: E402
+from dure_worker.settings import WorkerSettings  # noqa: E402
 from dure_workshop.dequantize import Floats, rows  # noqa: E402
 from dure_workshop.training.export import adapter, merged  # noqa: E402
 from dure_workshop.training.student import Method, Student  # noqa: E402
@@ -107,6 +110,21 @@ def test_an_adapter_is_the_update_in_two_parts(tmp_path: Path) -> None:
         a, b = (all_rows(found, f"{name}.{part}") for part in ("lora_a", "lora_b"))
         moved = all_rows(after, name) - all_rows(source, name)
         assert np.abs(scale * b @ a - moved).mean() < 0.1 * np.abs(moved).mean()
+
+
+def test_an_adapter_is_planned_with_its_model(tmp_path: Path) -> None:
+    reference = ReferenceModel.make("qwen2")
+    source = gguf.read(reference.write(tmp_path / "model.gguf"))
+    path = tmp_path / "adapter.gguf"
+    adapter(taught(reference, "lora"), source, path)
+    worker = WorkerSettings.read({"DURE_WORKER_ENGINE": "llama"})
+    here = Budget(1 << 40)
+    (_, without), (_, added) = (
+        planned(worker.model_copy(update={"adapter": told}), source, here) for told in ("", str(path))
+    )
+    assert added.weights - without.weights == adapter_file.num_bytes(gguf.read(path)) > 0
+    with pytest.raises(ModelMissing, match=r"nowhere\.gguf is not there: name a file"):
+        planned(worker.model_copy(update={"adapter": "nowhere.gguf"}), source, here)
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from dure.gguf import TensorType
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
 pytest.importorskip("auto_round_kernel", reason="auto-round-lib has no build for this machine")
 
+from dure_workshop import perplexity  # noqa: E402
 from dure_workshop.calibrate import Importance  # noqa: E402
 from dure_workshop.dequantize import read_by_runtime, rounded, rows  # noqa: E402
-from dure_workshop.quantize import fitting, gguf_file  # noqa: E402
+from dure_workshop.quantize import gguf_file  # noqa: E402
 from dure_workshop.quantize.fitting import fit  # noqa: E402
 from dure_workshop.quantize.mixture import Mixture, Option  # noqa: E402
 from dure_workshop.trim.gguf_file import GgufModel  # noqa: E402
@@ -112,7 +113,7 @@ def test_the_file_is_as_it_was_chosen(source: gguf.Gguf, importance: Importance,
 
 
 def test_a_long_text_is_taken_evenly(source: gguf.Gguf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "MOST_TOKENS", 1024)
+    monkeypatch.setattr(perplexity, "MOST_TOKENS", 1024)
     kinds, taken = dict.fromkeys(down(source), TensorType.Q2_K), {}
     assert fit(source, kinds, TEXT * 3, taken.__setitem__) == 1024
     assert len(taken) == 2

@@ -38,6 +38,7 @@ def quantized(source: gguf.Gguf, out: Path, **given: Any) -> dict[str, Any]:
     options = {
         "model": str(source.path), "out": out, "importance": folder / "importance", "text": [folder / "text.txt"],
         "target_mb": None, "bits": None, "preset": None, "max_ppl_loss": None, "plain": False,
+        "method": "importance",
     }  # fmt: skip
     settings = Settings(home=out.parent)
     return commands.run_quantize(argparse.Namespace(**options | given), settings, Console(quiet=True))

@@ -8,6 +8,8 @@ import argparse
 import contextlib
 import difflib
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +47,9 @@ SAMPLE = """\
 
 
 def main(arguments: list[str]) -> None:
+    # Libraries' own bars and remarks would stand between ours.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     program = "dure workshop" if arguments[:1] and arguments[0] in OF_THE_WORKSHOP else "dure model"
     try:
         options = parser().parse_args(arguments)

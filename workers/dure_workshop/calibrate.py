@@ -29,7 +29,7 @@ from dure_worker.engines.ark.loading import decoder, matrix, packed
 from dure_worker.engines.ark.packed_file import PackedFile
 from dure_worker.engines.ark.packing import AS_IN_THE_FILE
 from dure_workshop.dequantize import Floats
-from dure_workshop.perplexity import WINDOW, begin, encoder_of
+from dure_workshop.perplexity import WINDOW, begin, encoder_of, spread
 from dure_workshop.trim.gguf_file import GgufModel
 
 _SCHEMA = "1"
@@ -90,7 +90,10 @@ class Importance:
 def calibrate(
     source: Gguf, text: str, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Importance:
-    """on_progress(windows done, of all). Raises SettingsError, ModelError, EngineError."""
+    """Over the text, of a long one 12,288 tokens. on_progress(windows done, of all).
+
+    Raises SettingsError, ModelError, EngineError.
+    """
     config = DecoderConfig.of_gguf(source)
     ids = encoder_of(GgufModel(source)).encode(text)
     if not ids:
@@ -110,13 +113,13 @@ def calibrate(
 
     model, first = decoder(file, config, recording), begin(source)
     cache = KvCache(config, 1, WINDOW + len(first))
-    starts = range(0, len(ids), WINDOW)
+    pieces = spread(ids)
     num_tokens = 0
-    for done, start in enumerate(starts):
-        chunk = first + ids[start : start + WINDOW]
+    for done, piece in enumerate(pieces):
+        chunk = first + piece
         model.forward([Segment(0, 0, chunk, len(chunk))], cache)
         num_tokens += len(chunk)
-        on_progress(done + 1, len(starts))
+        on_progress(done + 1, len(pieces))
     return Importance(_by_tensor(source, sums, num_tokens), num_tokens)
 
 

@@ -19,6 +19,7 @@ from dure_worker.settings import WorkerSettings
 from dure_workshop.calibrate import Importance, calibrate
 from dure_workshop.perplexity import perplexity
 from dure_workshop.progress import bar
+from dure_workshop.quantize import autoround_command
 from dure_workshop.quantize.gguf_file import compensated, requantized, size_of
 from dure_workshop.quantize.mixture import Mixture, Option, least_bytes, matrices, mix, options
 from dure_workshop.quantize.target import Tries, Try, smallest
@@ -38,6 +39,8 @@ def run_calibrate(options: argparse.Namespace, settings: Settings, console: Cons
 def run_quantize(given: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
     """Raises SettingsError, ModelError, EngineError."""
     source, out = opened(given.model, settings), given.out
+    if given.method == "autoround":
+        return autoround_command.run(given, source, console)
     before = size_of(source)
     most_bytes = _most_bytes(given, before.num_weights)
     if out.exists():

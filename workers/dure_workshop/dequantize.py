@@ -19,7 +19,7 @@ __all__ = ["Floats", "NotReadable", "dequantize", "quantize", "read_by_runtime",
 
 # Kinds that the runtime quantizes without tables of its own. Of the others that it knows:
 # - IQ2 and IQ3 need tables and, some of them, an importance. Their codes stand for eight or four weights at once, so
-#   `quantize.compensated` cannot round them column by column; K kinds that are compensated lose less.
+#   `quantize.compensated` cannot round them column by column.
 # - Q2_0 has four levels without a minimum, a scale for 64 weights: of use only to models trained for it.
 WRITABLE = READABLE | {TensorType.Q2_K, TensorType.Q3_K, TensorType.Q5_K, TensorType.IQ4_NL}
 

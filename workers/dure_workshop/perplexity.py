@@ -22,6 +22,8 @@ from dure_workshop.trim.vocabulary import Vocabulary
 
 WINDOW = 512
 CONTEXT = 64
+# More tell little more, and activations of one layer would not fit into 3 GB beside a matrix of a 1.5B.
+MOST_TOKENS = 12_288
 _BLOCK = 4096  # rows of the output matrix, and positions, that are multiplied at a time
 
 OnProgress = Callable[[int, int], None]
@@ -90,6 +92,14 @@ def windows(num_tokens: int) -> Iterator[tuple[int, int, int]]:
     """(first token, first scored, end) of each."""
     for scored in range(CONTEXT, num_tokens, WINDOW - CONTEXT):
         yield scored - CONTEXT, scored, min(scored - CONTEXT + WINDOW, num_tokens)
+
+
+def spread(ids: list[int]) -> list[list[int]]:
+    """Windows to learn from what a model computes: all of a text, of a long one MOST_TOKENS evenly over it."""
+    starts, most = list(range(0, len(ids), WINDOW)), MOST_TOKENS // WINDOW
+    if len(starts) > most:
+        starts = [starts[number * len(starts) // most] for number in range(most)]
+    return [ids[start : start + WINDOW] for start in starts]
 
 
 def _nll(source: Gguf, states: Floats, targets: list[int], on_progress: Callable[[int], None]) -> Floats:

@@ -17,7 +17,10 @@ from dure_workshop.trim.gguf_file import GgufModel
 
 
 class HfLogits:
-    """Of a .gguf file that transformers reads. num_bytes: that its weights take in memory, scales included."""
+    """Of a .gguf file that transformers reads, on a GPU where there is one.
+
+    num_bytes    that its weights take in memory, scales included
+    """
 
     def __init__(self, path: Path, weights: Weights) -> None:
         """Raises ModelCorrupt, ModelUnsupported, EngineError."""
@@ -25,15 +28,18 @@ class HfLogits:
         self._begin = begin(self.model.source)
         self._num_tokens = len(self.model.vocabulary.tokens)
         self._decoder = load(path, weights).model
+        # bitsandbytes has put its own where it computes.
+        if torch.cuda.is_available() and weights in ("bf16", "float32"):
+            self._decoder.to("cuda")
         self.num_bytes = _num_bytes(self._decoder)
 
     def blocks(self, ids: list[int], num_wanted: int) -> Iterator[Floats]:
         with torch.inference_mode():
-            given = torch.tensor([self._begin + ids])
+            given = torch.tensor([self._begin + ids], device=self._decoder.device)
             logits = self._decoder(input_ids=given, use_cache=False, logits_to_keep=num_wanted).logits[0]
         for first in range(0, num_wanted, ROWS):
             # Some models have rows for more tokens than there are.
-            yield logits[first : first + ROWS, : self._num_tokens].float().numpy()
+            yield logits[first : first + ROWS, : self._num_tokens].float().cpu().numpy()
 
 
 def _num_bytes(model: Any) -> int:

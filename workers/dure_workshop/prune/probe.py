@@ -28,7 +28,7 @@ from dure_worker.engines.ark.packing import AS_IN_THE_FILE
 from dure_workshop.dequantize import Floats
 from dure_workshop.evaluate.ark_logits import ArkLogits
 from dure_workshop.evaluate.likelihood import text_perplexity
-from dure_workshop.perplexity import WINDOW, Perplexity, begin, encoder_of
+from dure_workshop.perplexity import WINDOW, Perplexity, begin, encoder_of, spread
 from dure_workshop.prune.cut import Cut
 from dure_workshop.prune.structure import DOWN, OUTPUT, numbers, pieces
 from dure_workshop.trim.gguf_file import GgufModel
@@ -104,15 +104,15 @@ class Probe:
         ids = encoder_of(GgufModel(self._source)).encode(text)
         if not ids:
             raise SettingsError("the text is empty: give some thousand words")
-        first, starts = begin(self._source), range(0, len(ids), WINDOW)
+        first, windows = begin(self._source), spread(ids)
         cache = KvCache(self._config, 1, WINDOW + len(first))
         self._sums = sums = _Sums(self._file, self._config.shape.layers)
         try:
-            for done, start in enumerate(starts):
-                chunk = first + ids[start : start + WINDOW]
+            for done, window in enumerate(windows):
+                chunk = first + window
                 self._decoder.forward([Segment(0, 0, chunk, len(chunk))], cache)
                 sums.num_tokens += len(chunk)
-                on_progress(done + 1, len(starts))
+                on_progress(done + 1, len(windows))
         finally:
             self._sums = None
         layers = range(self._config.shape.layers)

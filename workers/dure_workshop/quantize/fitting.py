@@ -24,7 +24,7 @@ from dure_worker.engines.ark.loading import decoder
 from dure_worker.engines.ark.packed_file import PackedFile
 from dure_workshop.calibrate import tensors_of
 from dure_workshop.dequantize import quantize, read_by_runtime, rounded, rows
-from dure_workshop.perplexity import WINDOW, begin, encoder_of
+from dure_workshop.perplexity import begin, encoder_of, spread
 from dure_workshop.quantize import k_blocks
 from dure_workshop.quantize.compensated import Inputs, Order, compensated
 from dure_workshop.quantize.vectors import vectors
@@ -35,8 +35,6 @@ Take = Callable[[str, bytes], None]
 
 # Inputs that are multiplied at a time.
 _ROWS = 2048
-# Beyond it, activations of one layer would not fit into 3 GB beside a matrix: 12,288 tokens of a 1.5B.
-MOST_TOKENS = 12_288
 
 
 class _OneLayer(KvCache):
@@ -100,12 +98,8 @@ def _segments(source: Gguf, text: str) -> tuple[list[Segment], list[int]]:
     ids, first = encoder_of(GgufModel(source)).encode(text), begin(source)
     if not ids:
         raise SettingsError("the text is empty: give some thousand words")
-    starts = list(range(0, len(ids), WINDOW))
-    most = MOST_TOKENS // WINDOW
-    if len(starts) > most:
-        starts = [starts[number * len(starts) // most] for number in range(most)]
     # A segment of one token would have to come first.
-    pieces = [first + ids[start : start + WINDOW] for start in starts]
+    pieces = [first + piece for piece in spread(ids)]
     pieces = [piece for piece in pieces if len(piece) > 1] or pieces[:1]
     wanted = sorted({number for piece in pieces for number in piece})
     places = {number: place for place, number in enumerate(wanted)}

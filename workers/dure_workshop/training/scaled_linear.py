@@ -64,7 +64,7 @@ class ScaledLinear(torch.nn.Module):
     def grown(self) -> tuple[Floats, Floats | None]:
         """Scales and minima as they are now, (out_features, in_features / block) each."""
         minima = self._grown_minima()
-        return self._grown_scales().T.numpy(), None if minima is None else minima.T.numpy()
+        return self._grown_scales().T.cpu().numpy(), None if minima is None else minima.T.cpu().numpy()
 
     def _grown_scales(self) -> torch.Tensor:
         return self.scales * (1 + self.scale_change)
@@ -88,12 +88,12 @@ class _Numbers:
 
     def of(self, dtype: torch.dtype) -> torch.Tensor:
         """(columns, rows)"""
-        found = torch.empty(self.codes.shape, dtype=dtype)
+        found = torch.empty(self.codes.shape, dtype=dtype, device=self.codes.device)
         scratch: torch.Tensor | None = None
         for blocks, groups, columns in self._pieces():
             codes = self._by_group(self.codes[columns])
             # One scratch for all pieces: fresh memory costs more than what is computed in it.
-            scratch = torch.empty(codes.shape) if scratch is None else scratch[: len(codes)]
+            scratch = torch.empty_like(codes, dtype=torch.float32) if scratch is None else scratch[: len(codes)]
             scratch.copy_(codes)
             factors = self._factors(self.multipliers[groups], self.scales[blocks]).unsqueeze(1)
             if self.offsets is None or self.minima is None:

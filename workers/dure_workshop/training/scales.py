@@ -179,5 +179,5 @@ def _vectors(model: Any, places: _Places) -> _Learnt:
 
 
 def _raw_vector(found: Any, tensor: Tensor, places: _Places) -> bytes:
-    numbers: Floats = found[0].grown(found.original).detach().numpy()
+    numbers: Floats = found[0].grown(found.original).detach().cpu().numpy()
     return places.raw_of_file(numbers.astype("<f4").tobytes(), tensor)
