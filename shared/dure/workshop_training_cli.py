@@ -35,6 +35,15 @@ Frugal = Annotated[bool, typer.Option("--frugal", help="Less memory, a third mor
 Seed = Annotated[int, typer.Option(min=0)]
 
 
+# Of answers that were judged: name, title, form.
+_JUDGED = (
+    ("errors_per_100_sentences", "백 문장당 오류 / errors per 100 sentences", "{:.1f}"),
+    ("register_kept", "요청한 말투 / in the register asked for", "{:.0%}"),
+    ("replies_complete", "온전한 끝맺음 / end complete", "{:.0%}"),
+    ("replies_with_loops", "맴도는 답 / in circles", "{}"),
+)
+
+
 def answer(
     model: Model,
     prompts: Annotated[Path, typer.Option(help="A question on each line, or JSON lines.")],
@@ -117,6 +126,9 @@ def adapt(
     samples: Samples = None,
     every: Every = 25,
     frugal: Frugal = False,
+    answers: Annotated[
+        int, typer.Option(min=0, help="Own questions, answered before and after, for the Korean editor to judge.")
+    ] = 12,
     seed: Seed = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -125,6 +137,7 @@ def adapt(
     found = run_workshop(
         "adapt",
         model,
+        f"--answers={answers}",
         *_learning(data, held_out, out, method, rank, steps, batch, length, rate, samples, every, frugal, seed),
     )
     _say_taught(found, as_json)
@@ -203,6 +216,9 @@ def _say_taught(found: dict[str, Any], as_json: bool) -> None:
     for name, title in names.items():
         before, after = found[name]
         say(f"{title}: {before:.3f} → {after:.3f} ({after / before - 1:+.1%})")
+    for name, title, form in _JUDGED if "answers" in found else ():
+        cells = [found["answers"][when][name] for when in ("before", "after")]
+        say(f"{title}: {' → '.join('–' if cell is None else form.format(cell) for cell in cells)}")
     say(found["plot"])
     if "adapter" in found:
         say(f"llama: DURE_WORKER_ADAPTER={found['adapter']}")

@@ -17,6 +17,9 @@ from dure import gguf  # noqa: E402
 from dure.errors import PlanTooLarge, SettingsError  # noqa: E402
 from dure.settings import Settings  # noqa: E402
 from dure_worker import adapter  # noqa: E402
+from dure_workshop.evaluate import said  # noqa: E402
+from dure_workshop.evaluate.subject import Subject  # noqa: E402
+from dure_workshop.generation.asking import Question  # noqa: E402
 from dure_workshop.training import command  # noqa: E402
 from reference_model import ReferenceModel  # noqa: E402
 
@@ -48,6 +51,9 @@ def options(kind: str, **changes: Any) -> argparse.Namespace:
     )  # fmt: skip
     if kind == "distil":
         found.__dict__ |= {"teacher": "teacher/model.gguf", "teacher_engine": "ark:file", "ce_share": 0.1, "kept": 20}
+    else:
+        # The tiny vocabulary has no Korean to be judged.
+        found.answers = 0
     found.__dict__ |= changes
     return found
 
@@ -110,6 +116,24 @@ def test_a_teacher_of_another_vocabulary_is_refused(folder: Path) -> None:
     with pytest.raises(SettingsError, match="different vocabularies: take models of one family"):
         run("distil")
     assert not list(Path("out").rglob("*.safetensors"))
+
+
+def test_answers_are_judged_before_and_after(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int, int]] = []
+
+    def answers(subject: Subject, questions: tuple[Question, ...], seed: int, *_: Any) -> dict[str, Any]:
+        asked.append((str(subject.path), len(questions), seed))
+        return {"answers": {"errors_per_100_sentences": float(len(asked))}, "said": []}
+
+    monkeypatch.setattr(said, "answers", answers)
+    found = run("adapt", answers=3, seed=5)
+    assert asked == [("student/model.gguf", 3, 5), ("out/model.gguf", 3, 5)]
+    assert found["answers"] == {
+        "before": {"errors_per_100_sentences": 1.0},
+        "after": {"errors_per_100_sentences": 2.0},
+    }
+    with pytest.raises(SettingsError, match=r"--answers 1000: there are \d+ questions"):
+        run("adapt", answers=1000)
 
 
 def test_too_little_data_is_said_at_once(folder: Path) -> None:

@@ -129,6 +129,8 @@ def _of_teaching(commands: _Commands) -> None:
             taught.add_argument("--teacher-engine", default="llama")
             taught.add_argument("--ce-share", type=float, default=0.1)
             taught.add_argument("--kept", type=_number, default=64)
+        else:
+            taught.add_argument("--answers", type=int, default=12)
 
 
 def _number(text: str) -> int:

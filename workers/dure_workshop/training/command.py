@@ -16,8 +16,12 @@ from dure.settings import Settings
 from dure_worker.engines.hf.loading import Weights, load
 from dure_worker.settings import WorkerSettings
 from dure_workshop import manifest_line
+from dure_workshop.evaluate import said
 from dure_workshop.evaluate.evaluation import logits_of
+from dure_workshop.evaluate.results import Results
 from dure_workshop.evaluate.subject import Subject
+from dure_workshop.generation.asking import Question
+from dure_workshop.generation.questions import first_held_out
 from dure_workshop.progress import bar
 from dure_workshop.results_folder import prepared
 from dure_workshop.room import require_disk, require_memory
@@ -67,10 +71,35 @@ def run_distil(options: argparse.Namespace, source: Gguf, settings: Settings, co
 
 
 def run_adapt(options: argparse.Namespace, source: Gguf, settings: Settings, console: Console) -> dict[str, Any]:
-    """source: the model. Raises SettingsError, ModelError."""
+    """source: the model. Raises SettingsError, ModelError, EngineError."""
+    asked = first_held_out(options.answers)
     learnt, held_out = _data(options, source)
     _require_room(options, source, learnt, held_out)
-    return _taught(options, source, Material(learnt), Material(held_out), console, _inputs(options, source))
+    found = _taught(options, source, Material(learnt), Material(held_out), console, _inputs(options, source))
+    if asked:
+        subjects = {
+            name: Subject.named(str(path), "llama", settings)
+            for name, path in (("before", source.path), ("after", options.out / MODEL))
+        }
+        found["answers"] = _judged(subjects, asked, options, console)
+    return found
+
+
+def _judged(
+    subjects: dict[str, Subject], asked: tuple[Question, ...], options: argparse.Namespace, console: Console
+) -> dict[str, Any]:
+    """What the Korean editor finds in each one's answers, as they were generated."""
+    results, num_threads = Results(options.out / "answers"), WorkerSettings.read().num_threads
+    found = {}
+    with bar(console, "답을 견주는 중 / Judging answers") as on_progress:
+        for number, (name, subject) in enumerate(subjects.items()):
+            total = len(subjects) * len(asked)
+
+            def on_answer(done: int, of: int, first: int = number, total: int = total) -> None:
+                on_progress(first * of + done, total)
+
+            found[name] = said.answers(subject, asked, options.seed, results, num_threads, on_answer)["answers"]
+    return found
 
 
 def _inputs(options: argparse.Namespace, source: Gguf) -> list[Path]:
