@@ -118,7 +118,7 @@ def quantize(
     method: Annotated[
         str, typer.Option(help="importance; or autoround, for the ark engine: --bits 4, 3 or 2 in all layers.")
     ] = "importance",
-    iterations: Annotated[int, typer.Option(min=1, help="For each layer, of autoround.")] = 200,
+    iterations: Annotated[int | None, typer.Option(min=1, help="For each layer, of autoround. Default: 200.")] = None,
     group: Annotated[
         int | None,
         typer.Option(help="Of autoround: weights that share a scale, 128, 64 or 32. Default: 32 for 2 bits."),
@@ -136,7 +136,7 @@ def quantize(
         *(["--plain"] if plain else []),
         *(f"--text={path}" for path in text or ()),
         f"--method={method}",
-        f"--iterations={iterations}",
+        *([f"--iterations={iterations}"] if iterations is not None else []),
         *([f"--group={group}"] if group is not None else []),
     ]
     found = run_workshop("quantize", model, f"--out={out}", *options)

@@ -38,10 +38,16 @@ def quantized(source: gguf.Gguf, out: Path, **given: Any) -> dict[str, Any]:
     options = {
         "model": str(source.path), "out": out, "importance": folder / "importance", "text": [folder / "text.txt"],
         "target_mb": None, "bits": None, "preset": None, "max_ppl_loss": None, "plain": False,
-        "method": "importance",
+        "method": "importance", "iterations": None, "group": None,
     }  # fmt: skip
     settings = Settings(home=out.parent)
     return commands.run_quantize(argparse.Namespace(**options | given), settings, Console(quiet=True))
+
+
+@pytest.mark.parametrize("given", [{"iterations": 20}, {"group": 32}])
+def test_options_of_the_other_method_are_refused(source: gguf.Gguf, tmp_path: Path, given: dict[str, int]) -> None:
+    with pytest.raises(SettingsError, match="are of --method autoround: say that, or leave them out"):
+        quantized(source, tmp_path / "new.gguf", bits=4.0, **given)
 
 
 class Judge:

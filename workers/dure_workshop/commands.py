@@ -39,6 +39,8 @@ def run_calibrate(options: argparse.Namespace, settings: Settings, console: Cons
 def run_quantize(given: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
     """Raises SettingsError, ModelError, EngineError."""
     source, out = opened(given.model, settings), given.out
+    if given.method == "importance" and (given.iterations is not None or given.group is not None):
+        raise SettingsError("--iterations and --group are of --method autoround: say that, or leave them out")
     if given.method == "autoround":
         return autoround_command.run(given, source, console)
     before = size_of(source)

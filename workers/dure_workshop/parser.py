@@ -84,7 +84,7 @@ def _of_shrinking(commands: _Commands) -> None:
     smaller.add_argument("--max-ppl-loss", type=float)
     smaller.add_argument("--plain", action="store_true")
     smaller.add_argument("--method", choices=("importance", "autoround"), default="importance")
-    smaller.add_argument("--iterations", type=int, default=200)
+    smaller.add_argument("--iterations", type=int)
     smaller.add_argument("--group", type=int)
     fewer = commands.add_parser("prune")
     fewer.add_argument("model", metavar="MODEL")

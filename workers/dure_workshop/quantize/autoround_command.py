@@ -17,6 +17,7 @@ from dure_workshop.quantize.autoround import BITS, GROUPS, largest_group, matric
 from dure_workshop.quantize.gguf_file import size_of
 from dure_workshop.texts import read_text
 
+ITERATIONS = 200
 # Options of the other method: it has no choice of kinds to make.
 _OTHERS = ("target_mb", "preset", "max_ppl_loss", "importance", "plain")
 
@@ -38,7 +39,13 @@ def run(given: argparse.Namespace, source: Gguf, console: Console) -> dict[str, 
     before = size_of(source)
     with bar(console, "반올림을 배우는 중 / Learning to round") as on_progress:
         num_tokens = rounded_by_autoround(
-            source, out, bits, group, text, iterations=given.iterations, on_progress=on_progress
+            source,
+            out,
+            bits,
+            group,
+            text,
+            iterations=ITERATIONS if given.iterations is None else given.iterations,
+            on_progress=on_progress,
         )
     after = size_of(gguf.read(out))
     return {

@@ -22,12 +22,12 @@ from dure_worker.engines.ark.kv_cache import KvCache, Pair
 from dure_worker.engines.ark.linear import Linear
 from dure_worker.engines.ark.loading import decoder
 from dure_worker.engines.ark.packed_file import PackedFile
+from dure_worker.engines.ark.packing import vectors
 from dure_workshop.calibrate import tensors_of
 from dure_workshop.dequantize import quantize, read_by_runtime, rounded, rows
 from dure_workshop.perplexity import begin, encoder_of, spread
 from dure_workshop.quantize import k_blocks
 from dure_workshop.quantize.compensated import Inputs, Order, compensated
-from dure_workshop.quantize.vectors import vectors
 from dure_workshop.trim.gguf_file import GgufModel
 
 Kinds = dict[str, TensorType]

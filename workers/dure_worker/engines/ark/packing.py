@@ -3,6 +3,7 @@
 `python -m dure_worker.engines.ark.packing SOURCE.gguf TARGET.safetensors '{"bits": 0, …}'`
 """
 
+import io
 import json
 import math
 import sys
@@ -91,6 +92,17 @@ def pack(
         _Packing(source, config, recipe, writer, on_progress).run()
 
 
+def vectors(source: Gguf, config: DecoderConfig) -> dict[str, torch.Tensor]:
+    """What a decoder needs beside its matrices, norms and frequencies, by their names in a packed file.
+
+    Raises ModelCorrupt.
+    """
+    writer = Writer(io.BytesIO())
+    # By this method matrices wait for their inputs, which do not come.
+    _Packing(source, config, Recipe(method="gptq"), writer, lambda percent: None).layers()
+    return writer.vectors
+
+
 class _Packing:
     def __init__(
         self, source: Gguf, config: DecoderConfig, recipe: Recipe, writer: Writer, on_progress: Callable[[int], None]
@@ -100,11 +112,14 @@ class _Packing:
         self._num_done = 0
         self._waiting: dict[str, tuple[str, tuple[str, ...]]] = {}
 
-    def run(self) -> None:
+    def layers(self) -> None:
         for number in range(self._config.shape.layers):
             self._layer(f"{number}.", f"blk.{number}.")
         self._norm("norm", "output_norm")
         self._frequencies()
+
+    def run(self) -> None:
+        self.layers()
         embedding = self._embedding()
         if self._waiting:
             calibration.run(self._source, self._config, self._writer.vectors, embedding, self._made)
