@@ -71,8 +71,9 @@ def _written(rows: list[dict[str, Any]], about: dict[str, Any], out: Path) -> di
         {"model": row["model"], "engine": row["engine"], **answer} for row in rows for answer in row.pop("said", ())
     ]
     found = {**about, "rows": rows, "table": str(out / TABLE)}
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
-        f"{about['cpu']}, {about['threads']} threads. {about['versions']}. {about['date']}.",
+        f"{about['cpu']}, {about['threads']} threads. {versions}. {about['date']}.",
         "",
         f"`{about['command']}`",
     ]
