@@ -11,8 +11,8 @@ from rich.console import Console
 
 from dure.errors import SettingsError
 from dure.settings import Settings
-from dure_workshop.build import command, recipe
-from dure_workshop.build.command import RECORD, StepFailed
+from dure_workshop.building import command, recipe
+from dure_workshop.building.command import RECORD, StepFailed
 from dure_workshop.parser import parser
 
 RECIPE: dict[str, Any] = {

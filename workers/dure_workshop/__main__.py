@@ -155,7 +155,7 @@ def _run_answer(options: argparse.Namespace, settings: Settings, console: Consol
 
 
 def _run_build(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
-    from dure_workshop.build import command  # noqa: PLC0415 - needs PyYAML
+    from dure_workshop.building import command  # noqa: PLC0415 - needs PyYAML
 
     return command.run(options, settings, console, parser().parse_args)
 
