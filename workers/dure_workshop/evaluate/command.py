@@ -39,8 +39,8 @@ def run(options: argparse.Namespace, settings: Settings, console: Console) -> di
         questions.first_held_out(options.answers),
         options.seed,
     )
-    require_disk(options.out, _MOST_BYTES)
     results, num_threads = Results(options.out), WorkerSettings.read().num_threads
+    require_disk(options.out, _MOST_BYTES)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         bars: dict[str, Any] = {}
