@@ -168,6 +168,12 @@ def test_a_line_that_is_none_is_named(tmp_path: Path, task: str, old: str, new: 
         choices.read(tmp_path)
 
 
+@pytest.mark.parametrize(("told", "answer"), [("True", 1), ("TRUE", 1), ("False", 0), ("FALSE", 0)])
+def test_truth_is_read_however_it_is_written(tmp_path: Path, told: str, answer: int) -> None:
+    write(tmp_path, WiC=FILES["WiC"].replace("False", told))
+    assert choices.read(tmp_path)["WiC"][0].answer == answer
+
+
 def test_what_is_no_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "COPA.dev.tsv").write_bytes("ID\t문장".encode("euc-kr"))
     with pytest.raises(SettingsError, match=r"no UTF-8 \(byte 3\): convert"):

@@ -45,12 +45,17 @@ class Score:
 
 
 _NO_YES = ("아니오", "예")
-_TRUTH = {"False": 0, "True": 1}
+_TRUTH = {"false": 0, "true": 1}
 _JOINED = {"원인": "왜냐하면", "결과": "그래서"}
 
 
+def _truth(told: str) -> int:
+    """The files write True, and here and there TRUE."""
+    return _TRUTH[told.strip().casefold()]
+
+
 def _boolq(row: Row) -> Question:
-    return Question(f"{row['Text']} 질문: {row['Question']} 답변:", _NO_YES, _TRUTH[row["Answer"]])
+    return Question(f"{row['Text']} 질문: {row['Question']} 답변:", _NO_YES, _truth(row["Answer"]))
 
 
 def _copa(row: Row) -> Question:
@@ -68,7 +73,7 @@ def _sentineg(row: Row) -> Question:
 
 def _wic(row: Row) -> Question:
     context = f"문장1: {row['SENTENCE1']} 문장2: {row['SENTENCE2']} 두 문장에서 {row['Target']}의 뜻이 같은가?"
-    return Question(context, _NO_YES, _TRUTH[row["ANSWER"]])
+    return Question(context, _NO_YES, _truth(row["ANSWER"]))
 
 
 TASKS: dict[str, Callable[[Row], Question]] = {
