@@ -21,6 +21,7 @@ from dure import gguf, safetensors
 from dure.errors import ModelCorrupt, SettingsError
 from dure.gguf import Gguf
 from dure.one_step import one_step
+from dure_worker.engines.ark import calibration
 from dure_worker.engines.ark.attention import Segment
 from dure_worker.engines.ark.config import DecoderConfig
 from dure_worker.engines.ark.kv_cache import KvCache
@@ -30,6 +31,7 @@ from dure_worker.engines.ark.packed_file import PackedFile
 from dure_worker.engines.ark.packing import AS_IN_THE_FILE
 from dure_workshop.dequantize import Floats
 from dure_workshop.perplexity import WINDOW, begin, encoder_of, spread
+from dure_workshop.texts import read_text
 from dure_workshop.trim.gguf_file import GgufModel
 
 _SCHEMA = "1"
@@ -121,6 +123,11 @@ def calibrate(
         num_tokens += len(chunk)
         on_progress(done + 1, len(pieces))
     return Importance(_by_tensor(source, sums, num_tokens), num_tokens)
+
+
+def text_of(paths: list[Path]) -> str:
+    """Of the files of --text together; of none, the text that ark's weights are fitted on. Raises SettingsError."""
+    return "\n".join(map(read_text, paths)) or calibration.TEXT.read_text("utf-8")
 
 
 def opened_for_ark(source: Gguf) -> PackedFile:

@@ -14,16 +14,15 @@ from dure import artifact, gguf, model_names
 from dure.errors import ModelError, SettingsError
 from dure.gguf import Gguf
 from dure.settings import Settings
-from dure_worker.engines.ark import calibration
 from dure_worker.settings import WorkerSettings
-from dure_workshop.calibrate import Importance, calibrate
+from dure_workshop.calibrate import Importance, calibrate, text_of
 from dure_workshop.perplexity import perplexity
 from dure_workshop.progress import bar
 from dure_workshop.quantize import autoround_command
-from dure_workshop.quantize.gguf_file import compensated, requantized, size_of
+from dure_workshop.quantize.gguf_file import compensated, requantized, size_of, told
 from dure_workshop.quantize.mixture import Mixture, Option, least_bytes, matrices, mix, options
 from dure_workshop.quantize.target import Tries, Try, smallest
-from dure_workshop.texts import own, read_text
+from dure_workshop.texts import own
 
 # Bits a weight over all tensors. 2bit: Q2_K's own 2.625, and what vocabulary and the most sensitive tensors need more.
 PRESETS = {"2bit": 2.9}
@@ -32,6 +31,7 @@ PRESETS = {"2bit": 2.9}
 def run_calibrate(options: argparse.Namespace, settings: Settings, console: Console) -> dict[str, Any]:
     """Raises SettingsError, ModelError, EngineError."""
     source = opened(options.model, settings)
+    torch.set_num_threads(WorkerSettings.read().num_threads)
     found = _calibrated(source, options.text, options.out, console)
     return {"out": str(options.out), "tensors": len(found.columns), "num_tokens": found.num_tokens}
 
@@ -58,19 +58,15 @@ def run_quantize(given: argparse.Namespace, settings: Settings, console: Console
         for done, tensor in enumerate(wanted):
             choices[tensor.name] = options(source, tensor, importance)
             on_progress(done + 1, len(wanted))
-    rounding = _Rounding(source, choices, importance, None if given.plain else _text(given.text), console)
+    rounding = _Rounding(source, choices, importance, None if given.plain else text_of(given.text), console)
     tries: list[Try] = []
     if most_bytes is None:
         most_bytes, tries = _searched(rounding, given.max_ppl_loss, out, console)
     else:
         rounding.write(out, most_bytes)
     mixture = mix(source, choices, most_bytes)
-    after = size_of(gguf.read(out))
     return {
-        "out": str(out),
-        "bytes": out.stat().st_size,
-        "num_weights": after.num_weights,
-        "bits_per_weight": [round(before.bits_per_weight, 4), round(after.bits_per_weight, 4)],
+        **told(before, out),
         "kinds": _kinds(mixture),
         "mean_loss": sum(option.loss for option in mixture.values()) / len(mixture),
         "tokens_of_importance": importance.num_tokens,
@@ -168,8 +164,7 @@ def _most_bytes(given: argparse.Namespace, num_weights: int) -> int | None:
 
 
 def _calibrated(source: Gguf, paths: list[Path], out: Path, console: Console) -> Importance:
-    text = _text(paths)
-    torch.set_num_threads(WorkerSettings.read().num_threads)
+    text = text_of(paths)
     with bar(console, "중요도를 재는 중 / Calibrating") as on_progress:
         found = calibrate(source, text, on_progress)
     found.write(out, source, text)
@@ -179,7 +174,3 @@ def _calibrated(source: Gguf, paths: list[Path], out: Path, console: Console) ->
 def _kinds(mixture: Mixture) -> dict[str, int]:
     """How many tensors of each."""
     return dict(Counter(option.kind.name for option in mixture.values()).most_common())
-
-
-def _text(paths: list[Path]) -> str:
-    return "\n".join(map(read_text, paths)) or calibration.TEXT.read_text("utf-8")

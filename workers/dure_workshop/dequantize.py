@@ -15,7 +15,7 @@ from dure import gguf
 from dure.gguf import BLOCKS, TensorType
 from dure_worker.engines.ark.blocks import FLOATS, READABLE, Floats, NotReadable, codes, floats
 
-__all__ = ["Floats", "NotReadable", "dequantize", "quantize", "read_by_runtime", "rounded", "rows", "runtime"]
+__all__ = ["Floats", "NotReadable", "dequantize", "quantize", "read", "read_by_runtime", "rounded", "rows", "runtime"]
 
 # Kinds that the runtime quantizes without tables of its own. Of the others that it knows:
 # - IQ2 and IQ3 need tables and, some of them, an importance. Their codes stand for eight or four weights at once, so
@@ -29,6 +29,11 @@ def dequantize(raw: bytes | memoryview, kind: TensorType, row_weights: int) -> F
     if kind in FLOATS:
         return floats(raw, kind, row_weights)
     return codes(raw, kind, row_weights).numbers()
+
+
+def read(raw: bytes | memoryview, kind: TensorType, row_weights: int) -> Floats:
+    """As `dequantize`, also of kinds that only the runtime reads."""
+    return dequantize(raw, kind, row_weights) if kind in READABLE else read_by_runtime(bytes(raw), kind, row_weights)
 
 
 def rows(source: gguf.Gguf, tensor: gguf.Tensor, wanted: list[int]) -> Floats:

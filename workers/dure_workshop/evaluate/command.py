@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
 from dure import artifact
 from dure.settings import Settings
@@ -20,6 +20,7 @@ from dure_workshop.evaluate import choices, report
 from dure_workshop.evaluate.evaluation import Exam, Results, Subject, evaluate
 from dure_workshop.evaluate.subject import ENGINES
 from dure_workshop.generation import questions
+from dure_workshop.progress import bars
 from dure_workshop.room import require_disk
 from dure_workshop.texts import read_text
 
@@ -41,15 +42,7 @@ def run(options: argparse.Namespace, settings: Settings, console: Console) -> di
     )
     results, num_threads = Results(options.out), WorkerSettings.read().num_threads
     require_disk(options.out, _MOST_BYTES)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bars: dict[str, Any] = {}
-
-        def on_step(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done)
-
+    with bars(console, MofNCompleteColumn()) as on_step:
         rows = evaluate(subjects, exam, results, num_threads, on_step)
     about = {
         "cpu": cpu_name(),
@@ -83,11 +76,6 @@ def _written(rows: list[dict[str, Any]], about: dict[str, Any], out: Path) -> di
         (out / SAID).write_text("".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in said), "utf-8")
     report.plot(rows, out / PLOT)
     return found
-
-
-def subject_of(name: str, engine: str, settings: Settings) -> Subject:
-    """As `Subject.named`."""
-    return Subject.named(name, engine, settings)
 
 
 def _inputs(options: argparse.Namespace, exam: Exam, subjects: list[Subject]) -> Iterable[Path]:

@@ -7,20 +7,19 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TaskProgressColumn
 
 from dure.errors import ModelError, SettingsError
 from dure.gguf import Gguf
 from dure.settings import Settings
-from dure_worker.engines.ark import calibration
 from dure_worker.settings import WorkerSettings
-from dure_workshop.calibrate import Importance, calibrate
+from dure_workshop.calibrate import Importance, calibrate, text_of
 from dure_workshop.commands import opened
+from dure_workshop.progress import bars
 from dure_workshop.prune.masks import Pattern, masked
 from dure_workshop.prune.plan import Wanted
 from dure_workshop.prune.pruning import OnStep, Order, prune
 from dure_workshop.prune.workplace import workplace
-from dure_workshop.texts import read_text
 
 LANGUAGES = {"english", "korean"}
 # What --wanda says of its file.
@@ -36,22 +35,14 @@ def run(given: argparse.Namespace, settings: Settings, console: Console) -> dict
     if out.exists():
         raise ModelError(f"{out} is there already: choose another --out, or delete it first")
     torch.set_num_threads(WorkerSettings.read().num_threads)
-    text = "\n".join(map(read_text, given.text)) or calibration.TEXT.read_text("utf-8")
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bars: dict[str, Any] = {}
-
-        def on_step(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done, total=total)
-
+    text = text_of(given.text)
+    with bars(console, TaskProgressColumn()) as on_step:
         return _masked(source, out, given, text, on_step) if given.wanda else _pruned(source, out, given, text, on_step)
 
 
 def _pruned(source: Gguf, out: Path, given: argparse.Namespace, text: str, on_step: OnStep) -> dict[str, Any]:
     wanted = Wanted(given.layers, given.ffn, given.heads)
-    judge = calibration.TEXT.read_text("utf-8")
+    judge = text_of([])
     order = Order(wanted, given.ratio, given.original_params, given.vocab, LANGUAGES, text, judge)
     status = source.path.stat()
     about = {

@@ -5,19 +5,18 @@ No engine of this release skips zeros: they take the memory and the time of othe
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dure import gguf
 from dure.errors import SettingsError
 from dure.gguf import Gguf, Tensor, TensorType
 from dure_worker.engines.ark.blocks import FLOATS
 from dure_workshop.calibrate import Importance
 from dure_workshop.dequantize import Floats, quantize, read_by_runtime
 from dure_workshop.prune.structure import numbers, pieces, place
-from dure_workshop.trim.gguf_file import write
+from dure_workshop.trim.gguf_file import rewrite
 
 # Kinds in whose blocks zero is a code, so that it stays zero. Others are written as the last one.
 _HOLD_ZEROS = FLOATS | {TensorType.Q4_0, TensorType.Q5_0, TensorType.Q6_K, TensorType.Q8_0}
@@ -75,24 +74,14 @@ def masked(
     The layers' matrices are masked, the vocabulary is not.
     """
     names = {name for name in importance.columns if place(name)[0] is not None}
-    tensors = [
-        replace(tensor, type=_ROUNDED) if name in names and tensor.type not in _HOLD_ZEROS else tensor
-        for name, tensor in source.tensors.items()
-    ]
-    values = {key: value for key, value in source.values.items() if key != "general.file_type"}
-    alignment, zeros = gguf.alignment_of(values), Zeros()
-    placed = gguf.placed(tensors, alignment)
+    kinds = {name: kind if (kind := source.tensors[name].type) in _HOLD_ZEROS else _ROUNDED for name in names}
+    zeros = Zeros()
 
-    def weights() -> Iterator[bytes]:
-        for new in placed:
-            old = source.tensors[new.name]
-            if new.name in names:
-                yield from _masked(source, old, new.type, importance.columns[new.name], pattern, zeros)
-            else:
-                yield from gguf.rows(source, old)
-            yield gguf.padding(new.num_bytes, alignment)
+    def new(tensor: Tensor) -> Iterator[bytes]:
+        old = source.tensors[tensor.name]
+        return _masked(source, old, tensor.type, importance.columns[tensor.name], pattern, zeros)
 
-    write(target, values, placed, weights(), on_progress)
+    rewrite(source, target, kinds, new, on_progress)
     return zeros
 
 

@@ -9,10 +9,9 @@ from dure import gguf, memory_plan
 from dure.errors import ModelUnsupported
 from dure.gguf import Gguf, Tensor
 from dure.memory_plan import Shape
-from dure_worker.engines.ark.blocks import READABLE
 from dure_worker.engines.ark.config import DecoderConfig
 from dure_worker.engines.ark.packing import OPTIONAL_NORMS
-from dure_workshop.dequantize import Floats, dequantize, read_by_runtime
+from dure_workshop.dequantize import Floats, read
 
 # The width of a feed-forward part is a multiple of it: blocks of the K quants, and more than every vector's width.
 CHANNELS_OF = 256
@@ -110,9 +109,7 @@ def place(name: str) -> tuple[int | None, str]:
 
 def numbers(source: Gguf, tensor: Tensor, wanted: list[int]) -> Floats:
     """The wanted rows, of kinds too that only the runtime reads."""
-    raw = b"".join(gguf.rows(source, tensor, wanted))
-    read = dequantize if tensor.type in READABLE else read_by_runtime
-    return read(raw, tensor.type, tensor.shape[0])
+    return read(b"".join(gguf.rows(source, tensor, wanted)), tensor.type, tensor.shape[0])
 
 
 def pieces(tensor: Tensor, num_weights: int = 1 << 22) -> Iterator[list[int]]:

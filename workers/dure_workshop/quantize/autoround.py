@@ -8,7 +8,7 @@ Weights alone are rounded, symmetrically; vocabulary, norms and biases stay as t
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dure import gguf, memory_plan
+from dure import memory_plan
 from dure.engines import ARK, TRANSFORMERS
 from dure.errors import ModelError, ModelUnsupported, SettingsError
 from dure.gguf import Gguf, Tensor, TensorType
@@ -25,7 +25,7 @@ from dure_worker.engines.hf.loading import load
 from dure_workshop.convert import name_of, order_of
 from dure_workshop.dequantize import Floats
 from dure_workshop.gptq_checkpoint import blocks
-from dure_workshop.trim.gguf_file import write
+from dure_workshop.trim.gguf_file import rewrite
 
 BITS = (4, 3, 2)
 # Those that ark multiplies fast; GGUF's blocks of 32 repeat the scale of a larger one.
@@ -76,11 +76,7 @@ def rounded_by_autoround(
         raise SettingsError(f"AutoRound learns in iterations, of which {iterations} are none: allow at least 1")
     pieces = _pieces(source, text, num_samples, length)
     found = _rounded(source, bits, group, pieces, iterations, seed, on_progress)
-    values = {key: value for key, value in source.values.items() if key != "general.file_type"}
-    alignment = gguf.alignment_of(values)
-    tensors = [replace(each, type=_KIND) if name in found else each for name, each in source.tensors.items()]
-    placed = gguf.placed(tensors, alignment)
-    write(target, values, placed, _weights(source, placed, found, alignment), lambda done, total: None)
+    rewrite(source, target, dict.fromkeys(found, _KIND), lambda tensor: [_blocks(found[tensor.name])])
     return pieces.numel()
 
 
@@ -215,11 +211,5 @@ def _taken(name: str, module: Any, bits: int, order: list[int] | None) -> Rounde
     return Rounded(whole, steps) if order is None else Rounded(whole[order], steps[order])
 
 
-def _weights(source: Gguf, tensors: list[Tensor], found: dict[str, Rounded], alignment: int) -> Iterator[bytes]:
-    for tensor in tensors:
-        if tensor.name in found:
-            each = found[tensor.name]
-            yield blocks(each.codes, each.scales, _KIND)
-        else:
-            yield from gguf.rows(source, source.tensors[tensor.name])
-        yield gguf.padding(tensor.num_bytes, alignment)
+def _blocks(found: Rounded) -> bytes:
+    return blocks(found.codes, found.scales, _KIND)

@@ -7,15 +7,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dure import gguf
 from dure.errors import ModelError, SettingsError
 from dure.gguf import Gguf
-from dure_worker.engines.ark import calibration
 from dure_worker.settings import WorkerSettings
+from dure_workshop.calibrate import text_of
 from dure_workshop.progress import bar
 from dure_workshop.quantize.autoround import BITS, GROUPS, largest_group, matrices, rounded_by_autoround
-from dure_workshop.quantize.gguf_file import size_of
-from dure_workshop.texts import read_text
+from dure_workshop.quantize.gguf_file import size_of, told
 
 ITERATIONS = 200
 # Options of the other method: it has no choice of kinds to make.
@@ -35,7 +33,7 @@ def run(given: argparse.Namespace, source: Gguf, console: Console) -> dict[str, 
     bits = int(given.bits)
     # As ark's own int2: four steps for 128 weights lose too much.
     group = given.group or (GROUPS[-1] if bits == BITS[-1] else largest_group(source))
-    text = "\n".join(map(read_text, given.text)) or calibration.TEXT.read_text("utf-8")
+    text = text_of(given.text)
     before = size_of(source)
     with bar(console, "반올림을 배우는 중 / Learning to round") as on_progress:
         num_tokens = rounded_by_autoround(
@@ -47,12 +45,8 @@ def run(given: argparse.Namespace, source: Gguf, console: Console) -> dict[str, 
             iterations=ITERATIONS if given.iterations is None else given.iterations,
             on_progress=on_progress,
         )
-    after = size_of(gguf.read(out))
     return {
-        "out": str(out),
-        "bytes": out.stat().st_size,
-        "num_weights": after.num_weights,
-        "bits_per_weight": [round(before.bits_per_weight, 4), round(after.bits_per_weight, 4)],
+        **told(before, out),
         "kinds": {f"Q4_0 ({bits} bits, groups of {group})": len(matrices(source))},
         "tokens_of_text": num_tokens,
     }

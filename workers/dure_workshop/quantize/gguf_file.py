@@ -6,19 +6,20 @@ Source: ggml_quantize_chunk of ggml; the K kinds of llama.cpp #1684, importance 
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dure import gguf
 from dure.errors import ModelError
-from dure.gguf import Gguf, Tensor, Value
+from dure.gguf import Gguf, Tensor, TensorType
 from dure.one_step import one_step
 from dure_workshop.calibrate import Importance
 from dure_workshop.dequantize import quantize, rows
 from dure_workshop.quantize.fitting import fit
 from dure_workshop.quantize.mixture import Mixture
-from dure_workshop.trim.gguf_file import write
+from dure_workshop.trim.gguf_file import in_kinds, rewrite
 
 # Rows that are quantized at a time: some MB.
 _PIECE_WEIGHTS = 1 << 20
@@ -41,6 +42,17 @@ def size_of(source: Gguf) -> Size:
     return Size(sum(tensor.num_weights for tensor in tensors), sum(tensor.num_bytes for tensor in tensors))
 
 
+def told(before: Size, out: Path) -> dict[str, Any]:
+    """What a command says of a file that it has made: out, bytes, num_weights, bits_per_weight before and after."""
+    after = size_of(gguf.read(out))
+    return {
+        "out": str(out),
+        "bytes": out.stat().st_size,
+        "num_weights": after.num_weights,
+        "bits_per_weight": [round(before.bits_per_weight, 4), round(after.bits_per_weight, 4)],
+    }
+
+
 def requantized(
     source: Gguf,
     target: Path,
@@ -53,11 +65,8 @@ def requantized(
 
     Raises NotReadable, ModelError; then nothing is left.
     """
-    values, placed = _plan(source, mixture)
-    alignment = gguf.alignment_of(values)
     with ThreadPoolExecutor(num_threads, "quantizer") as pool:
-        weights = _weights(source, placed, importance, pool, alignment, num_threads)
-        write(target, values, placed, weights, on_progress)
+        rewrite(source, target, _kinds(mixture), partial(_rounded, source, importance, pool, num_threads), on_progress)
 
 
 def compensated(
@@ -73,7 +82,7 @@ def compensated(
 
     on_progress(matrices done, of all). Returns how many tokens it was. Raises SettingsError, ModelError, EngineError.
     """
-    values, placed = _plan(source, mixture)
+    values, placed = in_kinds(source, _kinds(mixture))
     alignment = gguf.alignment_of(values)
     kinds = {tensor.name: tensor.type for tensor in placed}
     head = gguf.head(values, placed)
@@ -90,8 +99,7 @@ def compensated(
 
             num_tokens = fit(source, kinds, text, take, num_threads, on_progress)
             for name, tensor in list(waiting.items()):
-                pieces = _weights(source, [tensor], importance, pool, alignment, num_threads)
-                take(name, b"".join(pieces)[: tensor.num_bytes])
+                take(name, b"".join(_rounded(source, importance, pool, num_threads, tensor)))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -99,34 +107,24 @@ def compensated(
     return num_tokens
 
 
-def _plan(source: Gguf, mixture: Mixture) -> tuple[dict[str, Value], list[Tensor]]:
-    """The new file's values, and where its tensors will lie."""
-    values = {key: value for key, value in source.values.items() if key != "general.file_type"}
-    kinds = {name: option.kind for name, option in mixture.items()}
-    tensors = [replace(tensor, type=kinds.get(name, tensor.type)) for name, tensor in source.tensors.items()]
-    return values, gguf.placed(tensors, gguf.alignment_of(values))
+def _kinds(mixture: Mixture) -> dict[str, TensorType]:
+    return {name: option.kind for name, option in mixture.items()}
 
 
-def _weights(
-    source: Gguf,
-    tensors: list[Tensor],
-    importance: Importance,
-    pool: ThreadPoolExecutor,
-    alignment: int,
-    num_threads: int,
+def _rounded(
+    source: Gguf, importance: Importance, pool: ThreadPoolExecutor, num_threads: int, tensor: Tensor
 ) -> Iterator[bytes]:
-    for tensor in tensors:
-        old = source.tensors[tensor.name]
-        if tensor.type is old.type:
-            # Rounded once already: twice would only lose more.
-            yield from gguf.rows(source, old)
-        else:
-            step = max(1, _PIECE_WEIGHTS // tensor.shape[0])
-            pieces = [list(range(at, min(at + step, old.num_rows))) for at in range(0, old.num_rows, step)]
-            piece = partial(_piece, source, old, tensor, importance)
-            for at in range(0, len(pieces), num_threads):
-                yield from pool.map(piece, pieces[at : at + num_threads])
-        yield gguf.padding(tensor.num_bytes, alignment)
+    """tensor: in its new kind."""
+    old = source.tensors[tensor.name]
+    if tensor.type is old.type:
+        # Rounded once already: twice would only lose more.
+        yield from gguf.rows(source, old)
+        return
+    step = max(1, _PIECE_WEIGHTS // tensor.shape[0])
+    pieces = [list(range(at, min(at + step, old.num_rows))) for at in range(0, old.num_rows, step)]
+    piece = partial(_piece, source, old, tensor, importance)
+    for at in range(0, len(pieces), num_threads):
+        yield from pool.map(piece, pieces[at : at + num_threads])
 
 
 def _piece(source: Gguf, old: Tensor, new: Tensor, importance: Importance, wanted: list[int]) -> bytes:

@@ -4,7 +4,6 @@ Source: llama.cpp's convert_lora_to_gguf.py for the adapter's keys and names.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,10 @@ import numpy as np
 from dure import gguf, memory_plan
 from dure.errors import ModelUnsupported
 from dure.gguf import BLOCKS, Gguf, Tensor, TensorType, Value, ValueType
-from dure_worker.engines.ark.blocks import READABLE
 from dure_workshop.convert import name_of, order_of
-from dure_workshop.dequantize import Floats, dequantize, quantize, read_by_runtime
+from dure_workshop.dequantize import Floats, quantize, read
 from dure_workshop.training.student import Student, Update
-from dure_workshop.trim.gguf_file import write
+from dure_workshop.trim.gguf_file import rewrite, write
 
 OnProgress = Callable[[int, int], None]
 # New numbers of a tensor from those that it had.
@@ -30,13 +28,8 @@ def merged(student: Student, source: Gguf, target: Path, on_progress: OnProgress
     Raises ModelUnsupported, ModelError; then nothing is left.
     """
     changes = dict(_changes(student, source))
-    values = {key: value for key, value in source.values.items() if key != "general.file_type"}
-    alignment = gguf.alignment_of(values)
-    tensors = [
-        replace(tensor, type=_kind(tensor)) if name in changes else tensor for name, tensor in source.tensors.items()
-    ]
-    placed = gguf.placed(tensors, alignment)
-    write(target, values, placed, _weights(source, placed, changes, alignment), on_progress)
+    kinds = {name: _kind(source.tensors[name]) for name in changes}
+    rewrite(source, target, kinds, lambda tensor: [_changed(source, tensor, changes[tensor.name])], on_progress)
 
 
 def adapter(student: Student, source: Gguf, target: Path) -> None:
@@ -104,14 +97,8 @@ def _kind(tensor: Tensor) -> TensorType:
     return TensorType.F16 if tensor.shape[0] % BLOCKS[TensorType.Q8_0][0] else TensorType.Q8_0
 
 
-def _weights(source: Gguf, tensors: list[Tensor], changes: dict[str, Change], alignment: int) -> Iterator[bytes]:
-    for tensor in tensors:
-        old = source.tensors[tensor.name]
-        if tensor.name not in changes:
-            yield from gguf.rows(source, old)
-        else:
-            raw = b"".join(gguf.rows(source, old))
-            read = dequantize if old.type in READABLE else read_by_runtime
-            new = changes[tensor.name](read(raw, old.type, old.shape[0]))
-            yield quantize(np.ascontiguousarray(new, np.float32), tensor.type)
-        yield gguf.padding(tensor.num_bytes, alignment)
+def _changed(source: Gguf, tensor: Tensor, change: Change) -> bytes:
+    """tensor: in its new kind."""
+    old = source.tensors[tensor.name]
+    new = change(read(b"".join(gguf.rows(source, old)), old.type, old.shape[0]))
+    return quantize(np.ascontiguousarray(new, np.float32), tensor.type)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from dure import gguf
 from dure.errors import ModelCorrupt, ModelError
-from dure.gguf import Gguf, Tensor, Value, ValueType
+from dure.gguf import Gguf, Tensor, TensorType, Value, ValueType
 from dure.one_step import one_step
 from dure_workshop.trim.bpe import Bpe
 from dure_workshop.trim.choice import Choice, choose
@@ -98,6 +98,36 @@ def trim(
     tensors = gguf.placed([_trimmed(tensor, choice) for tensor in source.tensors.values()], gguf.alignment_of(values))
     write(target, values, tensors, _weights(source, tensors, choice, gguf.alignment_of(values)), on_progress)
     return choice
+
+
+def in_kinds(source: Gguf, kinds: Mapping[str, TensorType]) -> tuple[dict[str, Value], list[Tensor]]:
+    """Values of the same file with these kinds by names of tensors, and where its tensors will lie."""
+    # The kind of the file as a whole is no longer true.
+    values = {key: value for key, value in source.values.items() if key != "general.file_type"}
+    tensors = [replace(tensor, type=kinds.get(name, tensor.type)) for name, tensor in source.tensors.items()]
+    return values, gguf.placed(tensors, gguf.alignment_of(values))
+
+
+def rewrite(
+    source: Gguf,
+    target: Path,
+    kinds: Mapping[str, TensorType],
+    new: Callable[[Tensor], Iterable[bytes]],
+    on_progress: Progress = lambda done, total: None,
+) -> None:
+    """Write the same file in one step, with the named tensors in these kinds; the others keep their bytes.
+
+    new: of a named tensor, in its new kind and place, the bytes. Raises ModelError; then nothing is left.
+    """
+    values, placed = in_kinds(source, kinds)
+    alignment = gguf.alignment_of(values)
+
+    def weights() -> Iterator[bytes]:
+        for tensor in placed:
+            yield from new(tensor) if tensor.name in kinds else gguf.rows(source, source.tensors[tensor.name])
+            yield gguf.padding(tensor.num_bytes, alignment)
+
+    write(target, values, placed, weights(), on_progress)
 
 
 def write(
